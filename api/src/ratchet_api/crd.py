@@ -1,0 +1,181 @@
+"""Custom resource definitions, generated from the models: `python -m ratchet_api.crd crds/`.
+
+Room: api. `schema()` and `definition()` are pure; only `main()` writes files.
+
+Kubernetes wants structural schemas: no $ref, no anyOf for "or null", no titles, a type everywhere. Defaults of
+nested blocks become `{}` so that the API server fills in the inner defaults itself; status carries no defaults.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ratchet_api.cycle import ImprovementCycle
+from ratchet_api.names import API_VERSION, CYCLE_KIND, CYCLE_PLURAL, GROUP, VERSION_KIND, VERSION_PLURAL
+from ratchet_api.version import ModelVersion
+
+Schema = dict[str, Any]
+
+_COLUMNS: dict[str, list[tuple[str, str, str]]] = {
+    CYCLE_KIND: [
+        ("Phase", "string", ".status.phase"),
+        ("Champion", "string", ".status.serving.stable.version"),
+        ("Candidate", "string", ".status.serving.candidate.version"),
+        ("Weight", "integer", ".status.serving.candidate.weight"),
+        ("Checks", "string", ".status.rollout.summary"),
+        ("Next run", "string", ".status.nextRunTime"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ],
+    VERSION_KIND: [
+        ("Cycle", "string", ".spec.cycle"),
+        ("Phase", "string", ".status.phase"),
+        ("Parent", "string", ".spec.parent"),
+        ("Examples", "integer", ".status.training.examples"),
+        ("Loss", "string", ".status.training.loss"),
+        ("Target", "string", ".status.evaluation.target"),
+        ("Guardrail", "string", ".status.evaluation.guardrail"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    ],
+}
+_SHORT = {CYCLE_KIND: "cycle", VERSION_KIND: "mv"}
+
+
+def _inline(node: Any, definitions: Schema, keep_defaults: bool) -> Any:
+    if isinstance(node, list):
+        return [_inline(item, definitions, keep_defaults) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        target = definitions[node["$ref"].rsplit("/", 1)[1]]
+        node = {**target, **{k: v for k, v in node.items() if k != "$ref"}}
+    for combinator in ("anyOf", "allOf"):
+        branches = [b for b in node.get(combinator, []) if b.get("type") != "null"]
+        if len(branches) == 1:
+            outer = {k: v for k, v in node.items() if k != combinator}
+            if outer.get("default") is None:
+                outer.pop("default", None)
+            return _inline({**branches[0], **outer}, definitions, keep_defaults)
+    return _structural(node, definitions, keep_defaults)
+
+
+def _structural(node: Schema, definitions: Schema, keep_defaults: bool) -> Schema:
+    out: Schema = {}
+    for key, value in node.items():
+        if key in ("title", "discriminator", "propertyNames"):
+            continue
+        if key == "default":
+            if keep_defaults and value is not None:
+                out[key] = {} if isinstance(value, dict) else value
+        elif key == "properties":
+            out[key] = {name: _inline(child, definitions, keep_defaults) for name, child in value.items()}
+        elif key == "additionalProperties":
+            if isinstance(value, dict):
+                out[key] = _inline(value, definitions, keep_defaults)
+        elif key == "const":
+            out["enum"] = [value]
+        elif key in ("enum", "required", "x-kubernetes-validations", "x-kubernetes-list-map-keys"):
+            out[key] = value
+        elif key == "description":
+            out[key] = " ".join(value.split())
+        elif key == "exclusiveMinimum" and isinstance(value, int | float):
+            out["minimum"], out["exclusiveMinimum"] = value, True
+        else:
+            out[key] = _inline(value, definitions, keep_defaults)
+    if out.get("x-kubernetes-list-map-keys"):
+        _require_keys(out)
+    return out
+
+
+def _require_keys(node: Schema) -> None:
+    item = node["items"]
+    item["required"] = sorted({*item.get("required", []), *node["x-kubernetes-list-map-keys"]})
+
+
+def schema(model: type[BaseModel], keep_defaults: bool = True) -> Schema:
+    """The structural OpenAPI schema of a model."""
+    whole = model.model_json_schema(by_alias=True, mode="validation")
+    definitions = whole.pop("$defs", {})
+    result: Schema = _inline(whole, definitions, keep_defaults)
+    return result
+
+
+def _block(annotation: object) -> type[BaseModel]:
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        raise TypeError(f"{annotation!r} is not a model")
+    return annotation
+
+
+def definition(model: type[ImprovementCycle] | type[ModelVersion], kind: str, plural: str) -> Schema:
+    """The whole CustomResourceDefinition of a resource."""
+    fields = model.model_fields
+    spec, status = _block(fields["spec"].annotation), _block(fields["status"].annotation)
+    columns = [{"name": name, "type": kind_, "jsonPath": path} for name, kind_, path in _COLUMNS[kind]]
+    names = {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower(),
+             "shortNames": [_SHORT[kind]], "categories": ["ratchet"]}  # fmt: skip
+    # Children are named after their object, so its own name has to leave room for their endings.
+    name_rule = {
+        "rule": "self.metadata.name.size() <= 50 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "message": "metadata.name: write at most 50 lower-case letters, digits and dashes, beginning with a letter",
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}", "labels": {"app.kubernetes.io/name": "ratchet"}},
+        "spec": {
+            "group": GROUP,
+            "names": names,
+            "scope": "Namespaced",
+            "versions": [
+                {
+                    "name": API_VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": columns,
+                    "schema": {
+                        "openAPIV3Schema": {
+                            "type": "object",
+                            "description": " ".join((model.__doc__ or "").split()),
+                            "required": ["spec"],
+                            "x-kubernetes-validations": [name_rule],
+                            "properties": {
+                                "apiVersion": {"type": "string", "description": "ratchet.dev/v1alpha1"},
+                                "kind": {"type": "string", "description": kind},
+                                "metadata": {"type": "object"},
+                                "spec": schema(spec),
+                                "status": schema(status, keep_defaults=False),
+                            },
+                        }
+                    },
+                }
+            ],
+        },
+    }
+
+
+def definitions() -> dict[str, Schema]:
+    """File name -> CustomResourceDefinition."""
+    return {
+        f"{GROUP}_{CYCLE_PLURAL}.yaml": definition(ImprovementCycle, CYCLE_KIND, CYCLE_PLURAL),
+        f"{GROUP}_{VERSION_PLURAL}.yaml": definition(ModelVersion, VERSION_KIND, VERSION_PLURAL),
+    }
+
+
+def render(document: Schema) -> str:
+    """The file's text. JSON is YAML, and needs no library beyond the standard one; one space keeps lines short."""
+    head = "# Generated from api/src/ratchet_api by `make crds`; do not edit.\n"
+    return head + json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def main(folder: Path) -> None:
+    """Writes the files into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, document in definitions().items():
+        (folder / name).write_text(render(document))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,361 @@
+"""The ImprovementCycle resource: the standing policy of one served model, and its serving target.
+
+Room: api. Pure; touches nothing. Its status has one writer, the cycle's reconciler.
+"""
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, WithJsonSchema
+
+from ratchet_api.base import Duration, Model, ObjectMeta, Observed, Signed, Time, matches, rule, rules
+from ratchet_api.conditions import Condition
+from ratchet_api.data import BaseModelRef, Curation, Sessions, Storage
+from ratchet_api.evaluation import Evaluation
+from ratchet_api.names import CYCLE_KIND, GROUP_VERSION
+from ratchet_api.rollout import Rollout
+from ratchet_api.serving import Serving
+from ratchet_api.training import StageJob, Training
+from ratchet_api.version import StageStatus
+
+
+def _cron_field(value: str) -> str:
+    item = rf"(\*|{value}(-{value})?)(/[1-9][0-9]?)?"
+    return rf"{item}(,{item})*"
+
+
+_MONTHS = "(1[0-2]|0?[1-9]|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)"
+_DAYS = "([0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)"
+CRON_PATTERN = "^" + " +".join(
+    _cron_field(v) for v in ("[0-5]?[0-9]", "(2[0-3]|[01]?[0-9])", "(3[01]|[12][0-9]|0?[1-9])", _MONTHS, _DAYS)
+) + "$"  # fmt: skip
+
+Schedule = Annotated[
+    str,
+    StringConstraints(pattern=CRON_PATTERN, max_length=128),
+    WithJsonSchema(
+        matches(
+            CRON_PATTERN,
+            'write five cron fields (minute hour day month weekday), such as "0 2 * * 1" for Mondays at two',
+            128,
+        )
+    ),
+]
+TimeZone = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_+/-]{1,64}$"),
+    WithJsonSchema(
+        matches(r"^[A-Za-z0-9_+/-]{1,64}$", 'write an IANA time zone, such as "Etc/UTC" or "Europe/Berlin"', 64)
+    ),
+]
+
+
+class Trigger(Model):
+    """When a run starts."""
+
+    schedule: Schedule | None = None
+    """Five cron fields; absent means only when a person asks by the annotation ratchet.dev/run."""
+    time_zone: TimeZone = "Etc/UTC"
+    """IANA time zone of the schedule."""
+    min_examples: Annotated[int, Field(ge=1, le=10_000_000)] = 20
+    """Fewer good examples than this end the run as Skipped."""
+    cooldown: Duration = timedelta(0)
+    """Shortest time between a rejection and the next scheduled run."""
+
+
+class ImprovementCycleSpec(Model):
+    """The policy that a person applies and Git keeps."""
+
+    suspend: bool = False
+    """Stop starting and stop advancing; serving goes on."""
+    base_model: Annotated[
+        BaseModelRef,
+        Field(
+            json_schema_extra=rules(
+                rule("self == oldSelf", "baseModel cannot change: adapters fit one base only; apply a new cycle")
+            )
+        ),
+    ]
+    """The model that is served and improved."""
+    storage: Storage
+    """Object storage of the cycle."""
+    trigger: Trigger = Field(default_factory=Trigger)
+    """When a run starts."""
+    sessions: Sessions = Field(default_factory=Sessions)
+    """Which sessions a run reads."""
+    curation: Curation = Field(default_factory=Curation)
+    """How sessions become a dataset."""
+    curate_job: StageJob = Field(default_factory=StageJob)
+    """How the curate stage's Job runs."""
+    training: Training = Field(default_factory=Training)
+    """How a dataset becomes an adapter."""
+    evaluation: Evaluation
+    """What an adapter has to prove."""
+    serving: Serving = Field(default_factory=Serving)
+    """How versions are served."""
+    rollout: Rollout = Field(default_factory=Rollout)
+    """How an accepted version comes to serve everybody."""
+    history_limit: Annotated[int, Field(ge=1, le=100)] = 10
+    """Entries kept in status.history and status.lastGood."""
+
+
+class DatasetNumbers(Observed):
+    """The curate stage's numbers."""
+
+    uri: str
+    """Folder of the dataset."""
+    digest: str
+    """Its digest."""
+    interactions: int = 0
+    """Interactions read."""
+    successful: int = 0
+    """Interactions at or above the threshold."""
+    categories: int = 0
+    """Categories with at least one example."""
+    examples: int = 0
+    """Rows of the training set."""
+    quarantined: int = 0
+    """Lines that could not be read."""
+
+
+RunStage = Literal["Curating", "Training", "Evaluating", "RollingOut", "Done"]
+RunOutcome = Literal["Skipped", "Failed", "GateRejected", "RolledBack", "Promoted", "Returned"]
+
+
+class RunStatus(Observed):
+    """The present run, or the last one."""
+
+    number: int
+    """From 1."""
+    stage: RunStage
+    """Where it is."""
+    request: str = ""
+    """Value of the annotation ratchet.dev/run that was last taken."""
+    started_at: Time
+    """When it was decided."""
+    finished_at: Time | None = None
+    """When it ended; terminal."""
+    outcome: RunOutcome | None = None
+    """How it ended."""
+    message: str = ""
+    """One sentence about it."""
+    curate: StageStatus | None = None
+    """Its curate stage."""
+    dataset: DatasetNumbers | None = None
+    """What was curated."""
+    version: str | None = None
+    """The ModelVersion it made."""
+
+
+class Arm(Observed):
+    """The Deployment that serves one version."""
+
+    version: str
+    """Name of the ModelVersion."""
+    deployment: str
+    """Name of the Deployment."""
+    model_name: str
+    """What the arm's server calls the model; people never see it."""
+    port: int
+    """Port of the OpenAI API on the arm's pods."""
+    weight: int = 0
+    """Percent of the sessions asked for."""
+    observed_weight: int | None = None
+    """Percent that every ready gateway pod says it has in force."""
+    replicas: int = 0
+    """Pods wanted."""
+    ready_replicas: int = 0
+    """Pods that are ready and list the model."""
+    since: Time
+    """When the arm was asked for."""
+
+
+class RetiredArm(Observed):
+    """An arm that takes no traffic any more and is removed after scaleDownDelay."""
+
+    version: str
+    """Name of the ModelVersion."""
+    deployment: str
+    """Name of the Deployment."""
+    since: Time
+    """When it lost its traffic."""
+
+
+class ServingStatus(Observed):
+    """What serves. The gateway routes by this block alone."""
+
+    stable: Arm | None = None
+    """The champion's arm."""
+    candidate: Arm | None = None
+    """The candidate's arm."""
+    retired: list[RetiredArm] = Field(default_factory=list, max_length=32)
+    """Arms on their way out."""
+
+
+Verdict = Literal["Pass", "Fail", "Unknown"]
+
+
+class Check(Observed):
+    """One metric's state in the present step."""
+
+    name: str
+    """Name of the metric."""
+    verdict: Verdict
+    """Verdict of the last measurement."""
+    reason: str = ""
+    """For Unknown: NoData, TooFewSamples, QueryError, Stale or ManySeries."""
+    message: str = ""
+    """Measured against limit, in words."""
+    candidate: Signed | None = None
+    """The candidate's value."""
+    stable: Signed | None = None
+    """Stable's value over the same window."""
+    lower: Signed | None = None
+    """proportion: lower end of the anytime-valid interval of the difference."""
+    upper: Signed | None = None
+    """proportion: its upper end."""
+    limit: Signed | None = None
+    """What it was held against."""
+    candidate_samples: int | None = None
+    """Events behind the candidate's value."""
+    stable_samples: int | None = None
+    """Events behind stable's value."""
+    failures: int = 0
+    """Failed measurements in this step."""
+    unknowns: int = 0
+    """Unknown measurements in a row."""
+    measured_at: Time
+    """When."""
+
+
+RolloutPhase = Literal["Starting", "Canary", "Baking", "RollingBack", "Done"]
+RolloutOutcome = Literal["Promoted", "RolledBack", "Returned"]
+
+
+class RolloutDecision(Observed):
+    """What ended the rollout, with its evidence; written before it is acted upon."""
+
+    outcome: RolloutOutcome
+    """Promoted; RolledBack (the version is rejected for good); Returned to stable without blame."""
+    reason: str
+    """A Reason."""
+    check: str = ""
+    """The deciding check, if it was one."""
+    message: str
+    """Measured against limit, in words."""
+    at: Time
+    """When it was decided."""
+    regression_seen_at: Time | None = None
+    """First failed measurement of the deciding check in its step."""
+
+
+class RolloutStatus(Observed):
+    """The rollout that is going on, or the last one."""
+
+    version: str
+    """The candidate."""
+    digest: str
+    """Digest of its adapter."""
+    phase: RolloutPhase
+    """Where it is."""
+    step: int = -1
+    """Index of the step in rollout.steps; -1 before the first."""
+    started_at: Time
+    """When the rollout began."""
+    step_since: Time
+    """When the present step began to count, i.e. its weight was observed in force."""
+    held_since: Time | None = None
+    """Since when it is held."""
+    known_good: bool = False
+    """A return to a version in lastGood: no steps, but a bake."""
+    checks: list[Check] = Field(default_factory=list, max_length=20)
+    """One entry a metric."""
+    summary: str = ""
+    """For people: `feedback ok, errors ok, p95 ok`."""
+    measured_at: Time | None = None
+    """When the metrics were last looked at."""
+    decision: RolloutDecision | None = None
+    """What ended it."""
+    weight_zero_at: Time | None = None
+    """RollingBack: when every gateway was seen to send the candidate nothing."""
+
+
+class Rejected(Observed):
+    """A version that will not be tried again."""
+
+    digest: str
+    """Digest of its adapter."""
+    version: str
+    """Its name then."""
+    reason: str
+    """A Reason."""
+    message: str = ""
+    """The evidence in words."""
+    at: Time
+    """When."""
+
+
+class Good(Observed):
+    """A version that served everybody and stood its bake."""
+
+    version: str
+    """Its name."""
+    digest: str
+    """Digest of its adapter; empty for the base model."""
+    at: Time
+    """When it became champion."""
+
+
+class HistoryEntry(Observed):
+    """One run or rollout that has ended."""
+
+    version: str
+    """The version; empty when a run made none."""
+    run: int | None = None
+    """Number of the run."""
+    outcome: RunOutcome
+    """How it ended."""
+    message: str = ""
+    """Why."""
+    at: Time
+    """When."""
+
+
+class ImprovementCycleStatus(Observed):
+    """What the operator sees and does."""
+
+    observed_generation: int = 0
+    """Generation of the spec that this speaks of."""
+    phase: str = "Initializing"
+    """For people; computed from the conditions."""
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+        ),
+    ] = Field(default_factory=list)
+    """Ready, Reconciling, Stalled, RolloutProgressing."""
+    run: RunStatus | None = None
+    """The present run, or the last one."""
+    serving: ServingStatus = Field(default_factory=ServingStatus)
+    """What serves."""
+    rollout: RolloutStatus | None = None
+    """The rollout that is going on, or the last one."""
+    rejected: list[Rejected] = Field(default_factory=list, max_length=256)
+    """Versions that will not be tried again, newest last."""
+    last_good: list[Good] = Field(default_factory=list, max_length=100)
+    """Champions so far, newest last."""
+    history: list[HistoryEntry] = Field(default_factory=list, max_length=100)
+    """Runs and rollouts that have ended, newest last."""
+    next_run_time: Time | None = None
+    """When the schedule starts the next run."""
+
+
+class ImprovementCycle(Observed):
+    """The standing policy of one served model, and its serving target."""
+
+    api_version: str = GROUP_VERSION
+    kind: str = CYCLE_KIND
+    metadata: ObjectMeta
+    spec: ImprovementCycleSpec
+    status: ImprovementCycleStatus = Field(default_factory=ImprovementCycleStatus)

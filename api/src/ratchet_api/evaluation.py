@@ -1,0 +1,75 @@
+"""The offline proof: suites, margins and what the gate asks for.
+
+Room: api. Pure; touches nothing.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from ratchet_api.base import Fraction, Model, Name, rule, rules
+from ratchet_api.data import ConfigMapKey
+from ratchet_api.training import StageJob
+
+
+class Cases(Model):
+    """Where a suite's cases are: JSONL of {"id", "prompt" or "messages", "all": [...], "any": [...], "none": [...]}."""
+
+    config_map: ConfigMapKey
+    """A key of a ConfigMap in the cycle's namespace."""
+
+
+class Suite(Model):
+    """One set of held-out cases, answered by champion and candidate alike."""
+
+    name: Name
+    """Name of the suite, as it appears in status, report and events."""
+    role: Literal["target", "guardrail", "safety"]
+    """target must improve; guardrail must not fall by more than its margin; safety must lose nothing."""
+    cases: Cases
+    """The cases."""
+    margin: Fraction = Decimal("0.05")
+    """guardrail only: the largest loss of score that is acceptable."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
+    """Longest answer in tokens."""
+
+
+class EvaluationPolicy(Model):
+    """What a version has to prove; part of a version's immutable recipe."""
+
+    suites: list[Suite] = Field(min_length=1, max_length=16)
+    """The suites; at least one target."""
+    min_improvement: Fraction = Decimal("0.01")
+    """Smallest gain of the target score, champion to candidate, that is worth a rollout."""
+    confidence: Fraction = Decimal("0.95")
+    """One-sided confidence of every bound."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.suites.exists(s, s.role == 'target')",
+                "evaluation.suites: no suite has role: target, so nothing could be proven better; add one",
+            ),
+            rule(
+                "self.suites.all(s, self.suites.exists_one(t, t.name == s.name))",
+                "evaluation.suites: two suites have one name; give each its own",
+            ),
+            rule(
+                "double(self.confidence) >= 0.5 && double(self.confidence) < 1.0",
+                'evaluation.confidence: write a value from "0.5" to below "1", such as "0.95"',
+            ),
+        )
+    )
+
+
+class Evaluation(StageJob, EvaluationPolicy):
+    """The evaluate stage of a cycle's runs: what has to be proven, and its Job."""
+
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Cases answered together."""
+    model_config = EvaluationPolicy.model_config
+
+    def policy(self) -> EvaluationPolicy:
+        """The part that becomes a version's immutable recipe."""
+        return EvaluationPolicy(suites=self.suites, min_improvement=self.min_improvement, confidence=self.confidence)

@@ -1,0 +1,149 @@
+"""The online proof: steps of weight, metrics, limits and bake.
+
+Room: api. Pure; touches nothing.
+"""
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
+
+from ratchet_api.base import Digest, Duration, Fraction, Model, Name, Signed, Unsigned, rule, rules
+
+Query = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=2048),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 2048}),
+]
+"""PromQL that gives one number. {{ namespace }}, {{ cycle }}, {{ version }} and {{ window }} are filled in per arm."""
+
+Preset = Literal["feedback", "errors", "latencyP95", "timeToFirstTokenP95"]
+
+
+class Metric(Model):
+    """One check of the online analysis. Either a preset of the gateway's own metrics, or PromQL."""
+
+    name: Name
+    """Name of the check, as it appears in status and events."""
+    preset: Preset | None = None
+    """feedback (thumbs-down of all feedback) and errors (5xx of all requests) are proportions; latencyP95 and
+    timeToFirstTokenP95 are ratios to stable."""
+    kind: Literal["proportion", "ratioToStable", "threshold"] | None = None
+    """How a custom query is judged; a preset knows its own kind."""
+    bad: Query | None = None
+    """proportion: number of bad events in the window."""
+    all: Query | None = None
+    """proportion: number of all events in the window."""
+    query: Query | None = None
+    """ratioToStable and threshold: the value."""
+    samples: Query | None = None
+    """ratioToStable and threshold: number of events behind the value; absent means that minSamples is not asked for."""
+    margin: Fraction = Decimal("0.05")
+    """proportion: largest acceptable excess of the candidate's share of bad events over stable's."""
+    limit: Unsigned = Decimal("1.5")
+    """ratioToStable: largest acceptable candidate / stable."""
+    max: Signed | None = None
+    """threshold: the candidate's value must not be above it."""
+    min: Signed | None = None
+    """threshold: the candidate's value must not be below it."""
+    assurance: Literal["NoHarm", "NonInferior", "Superior"] = "NoHarm"
+    """proportion: what Pass means. NoHarm: enough samples and no proof of harm. NonInferior: proven within the margin.
+    Superior: proven better."""
+    min_samples: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200
+    """Fewer events than this in either arm are Unknown, neither Pass nor Fail."""
+    failure_limit: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Failed measurements tolerated in one step; absent means the rollout's own."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.preset) != has(self.kind)",
+                "write either a preset, or a kind with its queries, not both",
+            ),
+            rule(
+                "!has(self.preset) || !has(self.bad) && !has(self.all) && !has(self.query) && !has(self.samples)",
+                "a preset brings its own queries; remove bad, all, query and samples, or remove the preset and name a kind",
+            ),
+            rule(
+                "!has(self.kind) || self.kind != 'proportion' || has(self.bad) && has(self.all) && !has(self.query)",
+                "kind: proportion needs two queries, bad and all, and no query",
+            ),
+            rule(
+                "!has(self.kind) || self.kind == 'proportion' || has(self.query) && !has(self.bad) && !has(self.all)",
+                "kind: ratioToStable and threshold need query, and neither bad nor all",
+            ),
+            rule(
+                "!has(self.kind) || self.kind != 'threshold' || has(self.min) || has(self.max)",
+                "kind: threshold needs a bound: write max, min or both",
+            ),
+            rule(
+                "has(self.kind) && self.kind == 'threshold' || !has(self.min) && !has(self.max)",
+                "min and max belong to kind: threshold",
+            ),
+        )
+    )
+
+
+DEFAULT_METRICS = [
+    Metric(name="feedback", preset="feedback"),
+    Metric(name="errors", preset="errors", margin=Decimal("0.02")),
+    Metric(name="p95", preset="latencyP95", limit=Decimal("1.5")),
+]
+
+
+class Step(Model):
+    """One step of the canary."""
+
+    weight: Annotated[int, Field(ge=1, le=100)]
+    """Percent of the sessions that the candidate gets."""
+    min_time: Duration = timedelta(minutes=5)
+    """Shortest stay at this weight."""
+
+
+DEFAULT_STEPS = [Step(weight=5), Step(weight=25), Step(weight=50), Step(weight=100, min_time=timedelta(0))]
+
+
+class Rollout(Model):
+    """How an accepted version comes to serve everybody, and what sends it back."""
+
+    steps: list[Step] = Field(default=DEFAULT_STEPS, min_length=1, max_length=20)
+    """Weights in rising order; the last one is 100."""
+    interval: Duration = timedelta(seconds=60)
+    """Time between two measurements."""
+    window: Duration = timedelta(minutes=5)
+    """Range of the ratioToStable and threshold queries. Proportions count from the step's begin."""
+    metrics: list[Metric] = Field(default=DEFAULT_METRICS, min_length=1, max_length=20)
+    """The checks."""
+    failure_limit: Annotated[int, Field(ge=0, le=1000)] = 2
+    """Failed measurements of one metric tolerated in one step; one more rolls back."""
+    unknown_limit: Annotated[int, Field(ge=0, le=100_000)] = 5
+    """Unknown measurements of one metric in a row tolerated before the rollout is Held."""
+    max_hold: Duration = timedelta(hours=6)
+    """A hold longer than this returns to stable without marking the version bad."""
+    progress_deadline: Duration = timedelta(minutes=30)
+    """Time that the candidate arm may take to become ready."""
+    bake: Duration = timedelta(minutes=30)
+    """Time after 100 percent in which the previous arm is kept warm and a regression still rolls back."""
+    scale_down_delay: Duration = timedelta(minutes=5)
+    """How long an arm without traffic is kept before it is removed, so that answers under way end."""
+    retry_digests: list[Digest] = Field(default_factory=list, max_length=64)
+    """Rejected adapters that a person wants tried again, by digest."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.steps) || self.steps[self.steps.size() - 1].weight == 100",
+                "rollout.steps: the last step must have weight: 100",
+            ),
+            rule(
+                "!has(self.steps) || self.steps.map(s, s.weight).isSorted() && "
+                "self.steps.all(s, self.steps.exists_one(t, t.weight == s.weight))",
+                "rollout.steps: weights must rise from step to step, for example 5, 25, 50, 100",
+            ),
+            rule(
+                "!has(self.metrics) || self.metrics.all(m, self.metrics.exists_one(n, n.name == m.name))",
+                "rollout.metrics: two metrics have one name; give each its own",
+            ),
+        )
+    )

@@ -1,0 +1,240 @@
+"""The ModelVersion resource: an immutable recipe, and what came of it.
+
+Room: api. Pure; touches nothing. Its status has one writer, the version's reconciler.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from ratchet_api.base import Digest, Model, Name, ObjectMeta, Observed, Signed, Time, rule, rules
+from ratchet_api.conditions import Condition
+from ratchet_api.data import AdapterRef, BaseModelRef, DatasetRef
+from ratchet_api.evaluation import EvaluationPolicy
+from ratchet_api.names import GROUP_VERSION, VERSION_KIND
+from ratchet_api.training import Hyperparameters
+
+
+class ModelVersionSpec(Model):
+    """What the version is made of. Immutable: a changed recipe is another version."""
+
+    cycle: Name
+    """The ImprovementCycle that this version belongs to, in the same namespace."""
+    run: Annotated[int, Field(ge=0)] | None = None
+    """Number of the run that made it; absent for a version applied by a person."""
+    parent: Name | None = None
+    """The version that served when this one was made."""
+    champion: Name | None = None
+    """The version to beat; absent means the one that serves when the evaluation starts."""
+    base_model: BaseModelRef | None = None
+    """The base; absent means the cycle's, which it must equal otherwise."""
+    dataset: DatasetRef | None = None
+    """Recipe: the training set."""
+    training: Hyperparameters | None = None
+    """Recipe: the settings; absent means the cycle's at the time of the training."""
+    adapter: AdapterRef | None = None
+    """A finished adapter, instead of a recipe."""
+    evaluation: EvaluationPolicy | None = None
+    """What it has to prove; absent means the cycle's evaluation."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("self == oldSelf", "a ModelVersion's spec is immutable: apply a new ModelVersion with another name"),
+            rule(
+                "!(has(self.dataset) && has(self.adapter))",
+                "write either dataset (a recipe to train) or adapter (a finished one), not both",
+            ),
+            rule(
+                "has(self.dataset) || has(self.adapter) || has(self.run) && self.run == 0",
+                "write either dataset (a recipe to train) or adapter (a finished one)",
+            ),
+            rule(
+                "!has(self.training) || has(self.dataset)",
+                "training belongs to a recipe: add dataset, or remove training",
+            ),
+        )
+    )
+
+
+class Artifact(Observed):
+    """A finished artifact in storage."""
+
+    uri: str
+    """Folder in storage."""
+    digest: str
+    """Digest that its manifest has."""
+
+
+class Artifacts(Observed):
+    """What the version's stages made."""
+
+    adapter: Artifact | None = None
+    """The LoRA adapter."""
+    report: Artifact | None = None
+    """The evaluation report with every case."""
+
+
+class TrainingStatus(Observed):
+    """Progress and result of the training."""
+
+    examples: int | None = None
+    """Rows of the training set."""
+    step: int | None = None
+    """Optimiser steps done."""
+    steps: int | None = None
+    """Optimiser steps to do."""
+    loss: Signed | None = None
+    """Mean loss per supervised token, of the last steps."""
+    tokens_per_second: int | None = None
+    """Supervised tokens trained per second."""
+    eta_seconds: int | None = None
+    """Seconds that remain, estimated."""
+
+
+class SuiteResult(Observed):
+    """Paired result of one suite: candidate against champion over the same cases."""
+
+    name: str
+    """Name of the suite."""
+    role: Literal["target", "guardrail", "safety"]
+    """Its role."""
+    cases: int
+    """Number of cases, n."""
+    champion: Signed
+    """Mean score of the champion, 0 to 1."""
+    candidate: Signed
+    """Mean score of the candidate, 0 to 1."""
+    difference: Signed
+    """candidate - champion."""
+    lower_bound: Signed
+    """One-sided lower confidence bound of the difference."""
+    p_value: Signed
+    """One-sided p value of "not better"."""
+    better: int
+    """Cases that only the candidate passes."""
+    worse: int
+    """Cases that only the champion passes."""
+
+
+class EvaluationStatus(Observed):
+    """Result of the evaluation, and the gate's decision in words."""
+
+    champion: str
+    """The version it was compared with."""
+    suites: list[SuiteResult] = Field(default_factory=list, max_length=16)
+    """One result a suite."""
+    target: str = ""
+    """For people: the target's gain in points, with p."""
+    guardrail: str = ""
+    """For people: the guardrails' change in points, with ok or veto."""
+
+
+class Attempts(Observed):
+    """Attempts used by one stage, by failure class. They belong to the owner and survive the Jobs."""
+
+    infrastructure: int = 0
+    """Infrastructure failures retried."""
+    out_of_memory: int = 0
+    """Out-of-memory kills retried with a smaller micro-batch."""
+    preempted: int = 0
+    """Preemptions; free."""
+
+    @property
+    def total(self) -> int:
+        """Number of the attempt that runs now, from 0; part of the Job's name."""
+        return self.infrastructure + self.out_of_memory + self.preempted
+
+
+class StageStatus(Observed):
+    """One stage of the version or of the run."""
+
+    stage: Literal["curate", "train", "evaluate"]
+    """Which one."""
+    job: str | None = None
+    """Name of its present Job."""
+    attempts: Attempts = Field(default_factory=Attempts)
+    """Attempts used."""
+    started_at: Time | None = None
+    """When its first Job was created."""
+    finished_at: Time | None = None
+    """When it ended; terminal."""
+    retry_at: Time | None = None
+    """When the next attempt starts, after a failure."""
+
+
+class Provenance(Observed):
+    """What the version was made from."""
+
+    base_model_digest: str | None = None
+    """Digest of the base model's files."""
+    dataset_digest: str | None = None
+    """Digest of the dataset."""
+    parent: str | None = None
+    """The version that served then."""
+    tools: dict[str, str] = Field(default_factory=dict, max_length=32)
+    """Versions of the libraries that made it."""
+
+
+VersionPhase = Literal[
+    "Pending", "Training", "Evaluating", "Accepted", "Canary", "Baking", "Serving", "Superseded", "Rejected", "Failed"
+]
+
+
+class ModelVersionStatus(Observed):
+    """What came of the version."""
+
+    observed_generation: int = 0
+    """Generation of the spec that this speaks of."""
+    phase: VersionPhase = "Pending"
+    """For people; computed from the conditions."""
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+        ),
+    ] = Field(default_factory=list)
+    """Ready, Reconciling, Stalled, Trained, Evaluated, Accepted, Serving, Rejected."""
+    training: TrainingStatus | None = None
+    """Progress and result of the training."""
+    evaluation: EvaluationStatus | None = None
+    """Result of the evaluation."""
+    artifacts: Artifacts = Field(default_factory=Artifacts)
+    """What the stages made."""
+    stages: Annotated[
+        list[StageStatus],
+        Field(
+            max_length=4, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["stage"]}
+        ),
+    ] = Field(default_factory=list)
+    """The stages so far."""
+    provenance: Provenance = Field(default_factory=Provenance)
+    """What it was made from."""
+
+
+class ModelVersion(Observed):
+    """One candidate or champion of a cycle, or the base model itself."""
+
+    api_version: str = GROUP_VERSION
+    kind: str = VERSION_KIND
+    metadata: ObjectMeta
+    spec: ModelVersionSpec
+    status: ModelVersionStatus = Field(default_factory=ModelVersionStatus)
+
+    @property
+    def adapter(self) -> AdapterRef | None:
+        """The adapter that this version serves, once it is known; None for the base model or before training."""
+        if self.spec.adapter is not None:
+            return self.spec.adapter
+        made = self.status.artifacts.adapter
+        return None if made is None else AdapterRef(uri=made.uri, digest=made.digest)
+
+    @property
+    def digest(self) -> Digest | None:
+        """The adapter's digest: what a rejection remembers."""
+        return None if self.adapter is None else self.adapter.digest
+
+
+def points(difference: Decimal | float) -> str:
+    """A difference of scores (0 to 1) as signed points, for people: `+6.2`."""
+    return f"{float(difference) * 100:+.1f}"
