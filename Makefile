@@ -26,6 +26,81 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml
 	@mkdir -p .ratchet
 	@[ -x "$(PY)" ] || $(PYTHON) -m venv $(VENV)
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
-	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$(PY)" -m uv pip sync --quiet --require-hashes --link-mode hardlink --python "$(PY)" requirements.lock || VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$(PY)" -m uv pip sync --quiet --require-hashes --link-mode copy --python "$(PY)" requirements.lock
-	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$(PY)" -m pip --version >/dev/null 2>&1 || true
+	@"$(PY)" -m uv pip install --quiet --python "$(PY)" --require-hashes -r requirements.lock
+	@"$(PY)" -m uv pip install --quiet --python "$(PY)" --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## install everything that the other targets need into .ratchet/venv
+
+.PHONY: demo
+demo: $(STAMP) ## the whole story on this machine: a cycle forward, and back (KEEP=1 leaves it up)
+	@exec "$(PY)" -m ratchet_cli demo --state .ratchet/demo $(if $(filter 1 yes true,$(KEEP)),--keep)
+
+.PHONY: test
+test: check unit apiserver trainer e2e ## everything: lint, types, layers, unit, API server, trainer, gateway, end to end
+	@echo "==> make test: all passed"
+
+.PHONY: check
+check: $(STAMP) ## lint, types, layers, and that generated files are up to date
+	@echo "==> lint, types, layers"
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/ruff" format --check .
+	@"$(PY)" -m mypy
+	@"$(BIN)/lint-imports" --no-cache
+	@$(MAKE) crds docs >/dev/null && git diff --exit-code --stat -- crds charts/ratchet/crds docs || { echo "make: generated files were stale: commit what 'make crds docs' wrote" >&2; exit 1; }
+
+PYTEST := "$(PY)" -m pytest -q
+
+.PHONY: unit
+unit: $(STAMP) ## fast tests: decisions, manifests, gateway, curation (no cluster, no real model)
+	@echo "==> unit tests"
+	@$(PYTEST) -m "not apiserver and not model and not e2e and not slow"
+
+.PHONY: apiserver
+apiserver: $(STAMP) ## tests against the real API server of the local platform
+	@echo "==> API-server tests"
+	@$(PYTEST) -m "apiserver and not e2e"
+
+.PHONY: trainer
+trainer: $(STAMP) ## tests that load a real language model, and other slow ones
+	@echo "==> model tests"
+	@$(PYTEST) -m "(model or slow) and not apiserver and not e2e"
+
+.PHONY: e2e
+e2e: $(STAMP) ## the story, shortened, on the local platform
+	@echo "==> end to end"
+	@$(PYTEST) -m e2e -s
+
+.PHONY: format
+format: $(STAMP) ## format the code and mend what the linter can
+	@"$(BIN)/ruff" check --fix --quiet . ; "$(BIN)/ruff" format --quiet .
+
+.PHONY: crds
+crds: $(STAMP) ## generate crds/ and the chart's copy from the models in api/
+	@"$(PY)" -m ratchet_api.crd crds charts/ratchet/crds
+
+.PHONY: docs
+docs: $(STAMP) ## generate the reference pages in docs/
+	@"$(PY)" -m ratchet_api.reference docs
+
+.PHONY: images
+images: ## build the operator, gateway and trainer images (docker, podman or buildah)
+	@scripts/images.sh
+
+.PHONY: bench
+bench: $(STAMP) ## the benchmarks, both sides in one run
+	@"$(PY)" benchmarks/gateway/run.py
+
+.PHONY: lock
+lock: $(STAMP) ## pin the dependencies of pyproject.toml anew
+	@scripts/lock.sh
+
+.PHONY: clean
+clean: ## remove everything that make made in this checkout
+	@if [ -x "$(PY)" ]; then for state in .ratchet/demo .ratchet/local; do [ ! -d $$state ] || "$(PY)" -m ratchet_cli local down --state $$state >/dev/null 2>&1 || true; done; fi
+	rm -rf .ratchet .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: distclean
+distclean: clean ## also remove the cache that checkouts share (built binaries, the small model)
+	rm -rf "$${RATCHET_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/ratchet}"

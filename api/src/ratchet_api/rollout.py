@@ -63,7 +63,7 @@ class Metric(Model):
             ),
             rule(
                 "!has(self.preset) || !has(self.bad) && !has(self.all) && !has(self.query) && !has(self.samples)",
-                "a preset brings its own queries; remove bad, all, query and samples, or remove the preset and name a kind",
+                "a preset brings its own queries: remove bad, all, query and samples, or write a kind instead",
             ),
             rule(
                 "!has(self.kind) || self.kind != 'proportion' || has(self.bad) && has(self.all) && !has(self.query)",

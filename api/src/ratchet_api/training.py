@@ -61,7 +61,7 @@ class Hyperparameters(Model):
         json_schema_extra=rules(
             rule(
                 "self.epochs <= 2 || self.allowManyEpochs",
-                "epochs: more than 2 passes memorise a small dataset; write 2, or set allowManyEpochs: true to say that you mean it",
+                "epochs: more than 2 passes memorise a small dataset; write 2, or also allowManyEpochs: true",
             )
         )
     )
