@@ -8,11 +8,15 @@ nested blocks become `{}` so that the API server fills in the inner defaults its
 
 import json
 import sys
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
 
+from ratchet_api.base import Model, format_decimal, format_duration
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import API_VERSION, CYCLE_KIND, CYCLE_PLURAL, GROUP, VERSION_KIND, VERSION_PLURAL
 from ratchet_api.version import ModelVersion
@@ -41,6 +45,23 @@ _COLUMNS: dict[str, list[tuple[str, str, str]]] = {
     ],
 }
 _SHORT = {CYCLE_KIND: "cycle", VERSION_KIND: "mv"}
+
+
+class _Defaults(GenerateJsonSchema):
+    """Writes defaults as a person would: "5m" rather than ISO 8601, "0.05" rather than a number, no nulls."""
+
+    def encode_default(self, dft: Any) -> Any:
+        match dft:
+            case timedelta():
+                return format_duration(dft)
+            case Decimal():
+                return format_decimal(dft)
+            case Model():
+                return dft.dump()
+            case list():
+                return [self.encode_default(item) for item in dft]
+            case _:
+                return super().encode_default(dft)
 
 
 def _inline(node: Any, definitions: Schema, keep_defaults: bool) -> Any:
@@ -96,7 +117,7 @@ def _require_keys(node: Schema) -> None:
 
 def schema(model: type[BaseModel], keep_defaults: bool = True) -> Schema:
     """The structural OpenAPI schema of a model."""
-    whole = model.model_json_schema(by_alias=True, mode="validation")
+    whole = model.model_json_schema(by_alias=True, mode="validation", schema_generator=_Defaults)
     definitions = whole.pop("$defs", {})
     result: Schema = _inline(whole, definitions, keep_defaults)
     return result
@@ -178,4 +199,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for argument in sys.argv[1:]:
+        main(Path(argument))

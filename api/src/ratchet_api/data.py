@@ -152,7 +152,7 @@ class Curation(Model):
     """Categories by keywords; an interaction takes the first that matches, others are uncategorised and counted."""
     max_per_category: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Upper bound of examples of one category, the newest kept; absent means no bound."""
-    variations: Annotated[int, Field(ge=0, le=5)] = 0
+    variations: Annotated[int, Field(ge=0, le=5)] = 5
     """How many of the five phrasings of each prompt are added to the original one."""
     identity: list[Identity] = Field(default_factory=list, max_length=64)
     """Examples that are always in the training set."""
