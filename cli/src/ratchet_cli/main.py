@@ -1,0 +1,37 @@
+"""The `ratchet` command: `ratchet local ...` and `ratchet demo`.
+
+Room: cli. Parses arguments and hands over; heavy imports happen in the command that needs them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import ratchet_local.cli
+from ratchet_cli.demo import cli as demo
+from ratchet_local.errors import LocalError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(
+        prog="ratchet",
+        description="Keep a served language model improving from its own use, and never let it get worse unnoticed.",
+    )
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    ratchet_local.cli.register(commands)
+    demo.register(commands)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 when it did what was asked."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except LocalError as error:
+        print(f"ratchet: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ratchet: interrupted", file=sys.stderr)
+        return 130
