@@ -195,6 +195,17 @@ class ServingStatus(Observed):
 Verdict = Literal["Pass", "Fail", "Unknown"]
 
 
+class Reference(Observed):
+    """Stable's figures while it still had traffic: what the candidate is held against once it has all of it."""
+
+    value: Signed
+    """proportion: share of bad events; ratioToStable: the value."""
+    samples: int | None = None
+    """Events behind it."""
+    at: Time
+    """When they were read."""
+
+
 class Check(Observed):
     """One metric's state in the present step."""
 
@@ -220,10 +231,18 @@ class Check(Observed):
     """Events behind the candidate's value."""
     stable_samples: int | None = None
     """Events behind stable's value."""
+    passes: int = 0
+    """Passed measurements in this step."""
     failures: int = 0
     """Failed measurements in this step."""
     unknowns: int = 0
     """Unknown measurements in a row."""
+    passed_at: Time | None = None
+    """Last Pass in this rollout."""
+    first_failed_at: Time | None = None
+    """First failed measurement in this step."""
+    reference: Reference | None = None
+    """Stable's last figures from before the candidate had all traffic."""
     measured_at: Time
     """When."""
 
@@ -260,10 +279,16 @@ class RolloutStatus(Observed):
     """Where it is."""
     step: int = -1
     """Index of the step in rollout.steps; -1 before the first."""
+    weight: int = 0
+    """Percent of the sessions asked for the candidate."""
     started_at: Time
     """When the rollout began."""
     step_since: Time
     """When the present step began to count, i.e. its weight was observed in force."""
+    unconfirmed_since: Time | None = None
+    """Since when the gateways do not all say that the weight asked for is in force; nothing counts meanwhile."""
+    unready_since: Time | None = None
+    """Since when the candidate, after it was ready, has fewer ready pods than it should have."""
     held_since: Time | None = None
     """Since when it is held."""
     known_good: bool = False
@@ -293,6 +318,8 @@ class Rejected(Observed):
     """The evidence in words."""
     at: Time
     """When."""
+    retried: bool = False
+    """It was tried again on a person's word (rollout.retryDigests) and rejected again: that word is used up."""
 
 
 class Good(Observed):
