@@ -1,0 +1,31 @@
+"""One HTTP session for Prometheus, the gateway and the arms.
+
+Room: operator, clients.
+"""
+
+from typing import Any
+
+import aiohttp
+
+
+class NoAnswer(Exception):
+    """No answer in time, or one that is not what was asked for."""
+
+
+class Http:
+    """Short GETs of JSON. Create it inside a running loop, and close it."""
+
+    def __init__(self) -> None:
+        self._session = aiohttp.ClientSession(trust_env=False)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def get(self, url: str, seconds: float, params: dict[str, str] | None = None) -> tuple[int, Any]:
+        """(status, JSON). Raises NoAnswer."""
+        try:
+            async with self._session.get(url, params=params, timeout=aiohttp.ClientTimeout(total=seconds)) as answer:
+                return answer.status, await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise NoAnswer(f"{type(error).__name__}: {error}".rstrip(": ")) from error

@@ -1,0 +1,226 @@
+"""Typed reads and guarded writes of Kubernetes objects.
+
+Room: operator, clients. Every write passes the guard first, so that a process that does not lead cannot act.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ratchet_api.base import ObjectMeta
+from ratchet_api.cycle import ImprovementCycle, ImprovementCycleStatus
+from ratchet_api.names import CYCLE_PLURAL, FIELD_MANAGER, GROUP_VERSION, VERSION_PLURAL
+from ratchet_api.version import ModelVersion, ModelVersionStatus
+from ratchet_operator.clients.objects import ConfigMap, Deployment, Job, Lease, Meta, Pod, Secret
+from ratchet_operator.clients.transport import JSON, AlreadyExists, NotFound, Transport
+from ratchet_operator.errors import InvalidObject, Waiting
+
+T = TypeVar("T", bound=BaseModel)
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Where objects of a kind live in the API."""
+
+    api_version: str
+    """`v1` or `group/version`."""
+    plural: str
+    """Lower-case plural."""
+
+    def path(self, namespace: str, name: str = "", part: str = "") -> str:
+        """URL path of the collection, an object, or a part of it (`status`)."""
+        root = "api" if "/" not in self.api_version else "apis"
+        path = f"/{root}/{self.api_version}/namespaces/{namespace}/{self.plural}"
+        return "/".join(piece for piece in (path, name, part) if piece)
+
+
+RESOURCES: dict[str, Resource] = {
+    "ImprovementCycle": Resource(GROUP_VERSION, CYCLE_PLURAL),
+    "ModelVersion": Resource(GROUP_VERSION, VERSION_PLURAL),
+    "Pod": Resource("v1", "pods"),
+    "ConfigMap": Resource("v1", "configmaps"),
+    "Secret": Resource("v1", "secrets"),
+    "Job": Resource("batch/v1", "jobs"),
+    "Deployment": Resource("apps/v1", "deployments"),
+    "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
+    "Lease": Resource("coordination.k8s.io/v1", "leases"),
+    "Event": Resource("events.k8s.io/v1", "events"),
+}
+
+Kind = (
+    type[ImprovementCycle]
+    | type[ModelVersion]
+    | type[Pod]
+    | type[Job]
+    | type[Deployment]
+    | type[ConfigMap]
+    | type[Secret]
+    | type[Lease]
+)
+
+
+def _unguarded() -> None:
+    """The only operator there is."""
+
+
+class Kube:
+    """What reconcilers use; see Transport for the errors of every method."""
+
+    def __init__(self, transport: Transport, guard: Callable[[], None] = _unguarded) -> None:
+        self._transport = transport
+        self._guard = guard
+        """Raises NotLeading when this process must not write."""
+
+    async def get(self, kind: type[T], namespace: str, name: str) -> T | None:
+        """The object, or None. Raises InvalidObject when it cannot be read as its type."""
+        # A Secret's content is none of our business: ask for its metadata only.
+        accept = METADATA_ONLY if kind is Secret else None
+        try:
+            raw = await self._transport.request(
+                "get", RESOURCES[kind.__name__].path(namespace, name), accept=accept
+            )
+        except NotFound:
+            return None
+        return parse(kind, raw)
+
+    async def list(self, kind: type[T], namespace: str, labels: str = "", fields: str = "") -> list[T]:
+        """Objects of a namespace that match label and field selectors; those that cannot be read are left out."""
+        query = {"labelSelector": labels, "fieldSelector": fields}
+        raw = await self._transport.request(
+            "get", RESOURCES[kind.__name__].path(namespace), query={k: v for k, v in query.items() if v}
+        )
+        found = []
+        for item in raw.get("items") or []:
+            try:
+                found.append(parse(kind, item))
+            except InvalidObject:
+                continue  # its own reconcile says so in its status
+        return found
+
+    async def apply(self, manifest: JSON) -> None:
+        """Server-side apply with the one field manager: creates it, or makes our fields so and nobody else's."""
+        self._guard()
+        meta = manifest["metadata"]
+        await self._transport.request(
+            "patch",
+            RESOURCES[manifest["kind"]].path(meta["namespace"], meta["name"]),
+            body=manifest,
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def create(self, manifest: JSON, owner: str | None = None) -> bool:
+        """Create it; False when it is there already. `owner`: uid that an object in its place must be owned by.
+
+        Raises Waiting when an object of that name belongs to an earlier owner that is being collected.
+        """
+        self._guard()
+        meta = manifest["metadata"]
+        resource = RESOURCES[manifest["kind"]]
+        try:
+            await self._transport.request(
+                "post", resource.path(meta["namespace"]), body=manifest, query={"fieldManager": FIELD_MANAGER}
+            )
+        except AlreadyExists:
+            if owner is not None:
+                await self._check_owner(resource, meta["namespace"], meta["name"], owner)
+            return False
+        return True
+
+    async def _check_owner(self, resource: Resource, namespace: str, name: str, owner: str) -> None:
+        try:
+            raw = await self._transport.request("get", resource.path(namespace, name), accept=METADATA_ONLY)
+        except NotFound:
+            raise Waiting(f"{resource.plural} {name} vanished while it was looked at", 0.5) from None
+        if not Meta.model_validate(raw["metadata"]).owned_by(owner):
+            raise Waiting(f"{resource.plural} {name} belongs to an earlier owner; waiting until it is collected", 2.0)
+
+    async def delete(self, kind: type[BaseModel] | str, namespace: str, name: str) -> bool:
+        """Delete it with its dependants, in the background; False when it is not there."""
+        self._guard()
+        resource = RESOURCES[kind if isinstance(kind, str) else kind.__name__]
+        body: JSON = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        try:
+            await self._transport.request("delete", resource.path(namespace, name), body=body)
+        except NotFound:
+            return False
+        return True
+
+    async def write_cycle_status(self, cycle: ImprovementCycle, status: ImprovementCycleStatus) -> ImprovementCycle:
+        """Replace the status unless the object has changed since it was read (Conflict)."""
+        return parse(ImprovementCycle, await self._write_status("ImprovementCycle", cycle.metadata, status.dump()))
+
+    async def write_version_status(self, version: ModelVersion, status: ModelVersionStatus) -> ModelVersion:
+        """Replace the status unless the object has changed since it was read (Conflict)."""
+        return parse(ModelVersion, await self._write_status("ModelVersion", version.metadata, status.dump()))
+
+    async def write_conditions(self, kind: str, meta: ObjectMeta, conditions: list[JSON]) -> None:
+        """Only the conditions, of an object whose other parts cannot be read."""
+        self._guard()
+        body = {
+            "metadata": {"resourceVersion": meta.resource_version},
+            "status": {"conditions": conditions, "observedGeneration": meta.generation},
+        }
+        await self._transport.request(
+            "patch",
+            RESOURCES[kind].path(meta.namespace, meta.name, "status"),
+            body=body,
+            query={"fieldManager": FIELD_MANAGER},
+            content_type="application/merge-patch+json",
+        )
+
+    async def _write_status(self, kind: str, meta: ObjectMeta, status: JSON) -> JSON:
+        self._guard()
+        resource = RESOURCES[kind]
+        # PUT on the status subresource takes nothing but the status; the spec stays whoever's it is.
+        body = {
+            "apiVersion": resource.api_version,
+            "kind": kind,
+            "metadata": {"name": meta.name, "namespace": meta.namespace, "resourceVersion": meta.resource_version},
+            "status": status,
+        }
+        return await self._transport.request(
+            "put",
+            resource.path(meta.namespace, meta.name, "status"),
+            body=body,
+            query={"fieldManager": FIELD_MANAGER},
+        )
+
+    # The Lease is written by those who do not lead yet, so these two do not ask the guard.
+
+    async def create_lease(self, manifest: JSON) -> Lease:
+        """Raises AlreadyExists when another process was faster."""
+        path = RESOURCES["Lease"].path(manifest["metadata"]["namespace"])
+        return parse(Lease, await self._transport.request("post", path, body=manifest))
+
+    async def replace_lease(self, manifest: JSON) -> Lease:
+        """Raises Conflict when another process was faster."""
+        meta = manifest["metadata"]
+        path = RESOURCES["Lease"].path(meta["namespace"], meta["name"])
+        return parse(Lease, await self._transport.request("put", path, body=manifest))
+
+    async def create_event(self, manifest: JSON) -> None:
+        """Tell people; an event of that name that is there already says it."""
+        self._guard()
+        path = RESOURCES["Event"].path(manifest["metadata"]["namespace"])
+        try:
+            await self._transport.request("post", path, body=manifest)
+        except AlreadyExists:
+            return
+
+
+def parse(kind: type[T], raw: JSON) -> T:
+    """Raw JSON to its type. Raises InvalidObject with the first field that does not fit."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        conditions: Any = (raw.get("status") or {}).get("conditions") or []
+        raise InvalidObject(
+            f"{field}: {first['msg']}", ObjectMeta.model_validate(raw["metadata"]), list(conditions)
+        ) from error

@@ -1,0 +1,188 @@
+"""A stage's Job and the immutable ConfigMap that tells it what to do.
+
+Room: operator, manifests. Pure.
+
+Retries are the operator's (they belong to the owner and survive their Jobs), so the Job itself never retries: its
+podFailurePolicy only makes the reason of its end readable.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from ratchet_api.cycle import ImprovementCycle
+from ratchet_api.data import Anchors, BaseModelRef
+from ratchet_api.evaluation import Suite
+from ratchet_api.names import (
+    ANCHORS_FILE,
+    METRICS_PORT,
+    SCRATCH_DIR,
+    STAGE_FILE,
+    SUITES_DIR,
+    TERMINATION_LOG,
+    child_name,
+)
+from ratchet_api.stage import CurateInput, EvaluateInput, ExitCode, TrainInput
+from ratchet_api.training import StageJob
+from ratchet_operator.manifests import pods
+from ratchet_operator.manifests.pods import JSON
+
+CONTAINER = "stage"
+ANCHORS_DIR = ANCHORS_FILE.rpartition("/")[0]
+GRACE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The object that a stage works for: a cycle (curate) or a version (train, evaluate)."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class StageRequest:
+    """Everything that a stage's Job is made from."""
+
+    cycle: ImprovementCycle
+    owner: Owner
+    input: CurateInput | TrainInput | EvaluateInput
+    job: StageJob
+    image: str
+    base_model: BaseModelRef | None = None
+    """None: the stage needs no model."""
+    suites: Sequence[Suite] = ()
+    anchors: Anchors | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of Job and ConfigMap: the same for the same attempt, always."""
+        return job_name(self.input)
+
+
+def job_name(work: CurateInput | TrainInput | EvaluateInput) -> str:
+    """`<version>-<stage>-<attempt>`, for curate `<cycle>-<run>-curate-<attempt>`."""
+    who = work.identity
+    if work.stage == "curate":
+        return child_name(who.cycle, str(who.run), work.stage, str(who.attempt))
+    return child_name(who.version, work.stage, str(who.attempt))
+
+
+def _metadata(request: StageRequest) -> JSON:
+    who = request.input.identity
+    return {
+        "name": request.name,
+        "namespace": who.namespace,
+        "labels": _labels(request),
+        "ownerReferences": pods.owner(request.owner.kind, request.owner.name, request.owner.uid),
+    }
+
+
+def _labels(request: StageRequest) -> dict[str, str]:
+    who = request.input.identity
+    run = "" if who.run is None else str(who.run)
+    return pods.labels(who.cycle, version=who.version, stage=request.input.stage, run=run)
+
+
+def config_map(request: StageRequest) -> JSON:
+    """The stage's input."""
+    return input_config_map(_metadata(request), request.input)
+
+
+def input_config_map(metadata: JSON, work: BaseModel) -> JSON:
+    """An immutable ConfigMap with the input of a stage or of a fetch."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata,
+        "immutable": True,
+        "data": {STAGE_FILE.rpartition("/")[2]: work.model_dump_json(by_alias=True)},
+    }
+
+
+def job(request: StageRequest) -> JSON:
+    """The stage's Job."""
+    overrides = request.job.pod
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(request),
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": max(1, math.ceil(request.job.deadline.total_seconds())),
+            "ttlSecondsAfterFinished": math.ceil(request.job.ttl.total_seconds()),
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {
+                "metadata": {
+                    "labels": pods.pod_labels(_labels(request), overrides),
+                    "annotations": pods.scrape_annotations(METRICS_PORT, overrides),
+                },
+                "spec": _pod(request),
+            },
+        },
+    }
+
+
+def _failure_rules() -> list[JSON]:
+    final = [int(ExitCode.USER_ERROR), int(ExitCode.DATA_ERROR), int(ExitCode.BUG)]
+    return [
+        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": final},
+        },
+    ]
+
+
+def _pod(request: StageRequest) -> JSON:
+    spec = pods.pod_spec(request.job.pod)
+    spec["restartPolicy"] = "Never"
+    spec["terminationGracePeriodSeconds"] = GRACE_SECONDS
+    spec["volumes"] = [pods.scratch_volume(), pods.config_volume("stage", request.name)]
+    main = pods.container(CONTAINER, request.image, ["python", "-m", "ratchet_trainer", request.input.stage], _args())
+    main["envFrom"] = pods.storage_environment(request.cycle.spec.storage)
+    main["volumeMounts"].append(pods.mount("stage", pods.STAGE_DIR))
+    main["ports"] = [{"name": "metrics", "containerPort": METRICS_PORT}]
+    main["resources"] = pods.resources(request.job.resources)
+    if request.suites:
+        spec["volumes"].append(_suites_volume(request.suites))
+        main["volumeMounts"].append(pods.mount("suites", SUITES_DIR))
+        main["args"] += ["--suites", SUITES_DIR]
+    if request.anchors is not None:
+        spec["volumes"].append(_anchors_volume(request.anchors))
+        main["volumeMounts"].append(pods.mount("anchors", ANCHORS_DIR))
+        main["args"] += ["--anchors", ANCHORS_FILE]
+    if request.base_model is not None:
+        pods.add_claim(spec, main, request.base_model)
+    spec["containers"] = [main]
+    return spec
+
+
+def _args() -> list[str]:
+    return [
+        "--input", STAGE_FILE,
+        "--report", TERMINATION_LOG,
+        "--scratch", SCRATCH_DIR,
+        "--metrics-address", pods.metrics_address(),
+    ]  # fmt: skip
+
+
+def _suites_volume(suites: Sequence[Suite]) -> JSON:
+    sources = [
+        {
+            "configMap": {
+                "name": suite.cases.config_map.name,
+                "items": [{"key": suite.cases.config_map.key, "path": f"{suite.name}.jsonl"}],
+            }
+        }
+        for suite in suites
+    ]
+    return {"name": "suites", "projected": {"sources": sources}}
+
+
+def _anchors_volume(anchors: Anchors) -> JSON:
+    item = {"key": anchors.config_map.key, "path": ANCHORS_FILE.rpartition("/")[2]}
+    return {"name": "anchors", "configMap": {"name": anchors.config_map.name, "items": [item]}}

@@ -1,0 +1,155 @@
+"""How one operator process is set up: parsed once from the command line, typed, immutable.
+
+Room: operator. Pure; touches nothing.
+"""
+
+import argparse
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    """IP address; in a pod, its own one."""
+    port: int
+    """TCP port."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Default images of the containers that the operator starts."""
+
+    trainer: str
+    """Stages, the fetch init container and the transformers runtime."""
+    vllm: str
+    """The vllm runtime, unless the cycle names another one."""
+
+
+@dataclass(frozen=True)
+class Election:
+    """The Lease by which one of several operators leads."""
+
+    namespace: str
+    """Namespace of the Lease."""
+    name: str = "ratchet-operator"
+    """Name of the Lease."""
+    identity: str = ""
+    """Who we are; unique per process."""
+    duration: float = 15.0
+    """Seconds after which others may take a Lease that was not renewed. client-go's default."""
+    renew_deadline: float = 10.0
+    """Seconds after the last renewal at which the holder itself stops acting; below `duration`, so that the old one has
+    stopped before a new one begins."""
+    retry: float = 2.0
+    """Seconds between two attempts to take or renew it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often things are looked at that send no event. In seconds."""
+
+    resync: float = 60.0
+    """A cycle or version at rest."""
+    rollout: float = 1.0
+    """A rollout that waits for a gateway or an arm, neither of which is watched."""
+    training: float = 5.0
+    """Live progress of a train stage, read from Prometheus."""
+    stalled_first: float = 2.0
+    """First look after something was found missing; grows with the time that it is missing."""
+    stalled_last: float = 30.0
+    """Slowest look at something that is missing."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that one operator process is told."""
+
+    gateway_namespace: str
+    """Namespace of the gateway's pods."""
+    prometheus_url: str
+    """Base address of Prometheus' HTTP API."""
+    images: Images
+    """Images."""
+    health: Address
+    """Where /healthz and /readyz answer."""
+    metrics: Address
+    """Where /metrics answers."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces that are watched; empty means all."""
+    election: Election | None = None
+    """Leader election; None means that this is the only operator."""
+    workers: int = 4
+    """Objects reconciled at the same time."""
+    pace: Pace = field(default_factory=Pace)
+    """How often."""
+
+
+def address(text: str) -> Address:
+    """`HOST:PORT` to an Address. Raises argparse.ArgumentTypeError with an example."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: write HOST:PORT, for example 127.0.0.1:8081")
+    return Address(host.strip("[]"), int(port))
+
+
+def url(text: str) -> str:
+    """An http(s) address without a trailing slash. Raises argparse.ArgumentTypeError with an example."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: write for example http://prometheus.monitoring:9090")
+    return text.rstrip("/")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m ratchet_operator`."""
+    top = argparse.ArgumentParser(
+        prog="ratchet_operator",
+        description="Ratchet's operator: keeps served models improving, and takes every step back that does harm.",
+    )
+    run = top.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser(
+        "run", help="watch and reconcile until SIGTERM", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = run.add_argument
+    add("--gateway-namespace", required=True, metavar="NS", help="namespace of the gateway's pods")
+    add("--prometheus-url", required=True, type=url, metavar="URL", help="base address of Prometheus")
+    add("--trainer-image", required=True, metavar="IMAGE", help="image of the stages and the transformers runtime")
+    add("--vllm-image", required=True, metavar="IMAGE", help="default image of the vllm runtime")
+    add("--namespace", action="append", default=[], metavar="NS", help="namespace to watch; repeatable (default: all)")
+    add("--leader-election-namespace", metavar="NS", help="namespace of the Lease (default: no leader election)")
+    add("--health-address", required=True, type=address, metavar="IP:PORT", help="where /healthz and /readyz answer")
+    add("--metrics-address", required=True, type=address, metavar="IP:PORT", help="where /metrics answers")
+    add("--workers", type=int, default=4, metavar="N", help="objects reconciled at the same time")
+    add("--log-level", default="info", choices=("debug", "info", "warning"), help="verbosity")
+    return top
+
+
+def identity() -> str:
+    """Host (in a cluster: pod) name and process id: unique per process, readable in `kubectl get lease`."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def from_args(arguments: argparse.Namespace) -> Settings:
+    """Parsed arguments to Settings."""
+    namespace = arguments.leader_election_namespace
+    return Settings(
+        gateway_namespace=arguments.gateway_namespace,
+        prometheus_url=arguments.prometheus_url,
+        images=Images(trainer=arguments.trainer_image, vllm=arguments.vllm_image),
+        health=arguments.health_address,
+        metrics=arguments.metrics_address,
+        namespaces=tuple(arguments.namespace),
+        election=Election(namespace=namespace, identity=identity()) if namespace else None,
+        workers=arguments.workers,
+    )
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Settings, str]:
+    """Command line to (Settings, log level). Exits with a sentence on a wrong one."""
+    arguments = parser().parse_args(argv)
+    return from_args(arguments), arguments.log_level
