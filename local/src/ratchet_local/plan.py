@@ -359,7 +359,7 @@ def node(site: _Site) -> Component:
         "state": str(site.layout.node),
         "socket": str(site.layout.node_socket),
         "instance_state": str(site.layout.state),
-        "subnet": [site.subnet.second, site.subnet.third],
+        "subnet": {"second": site.subnet.second, "third": site.subnet.third},
         "port": site.ports.kubelet,
         "api_url": site.api_url,
         "authority": str(site.authority),
