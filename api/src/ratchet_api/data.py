@@ -73,7 +73,7 @@ class Storage(Model):
         | None
     ) = None
     """Endpoint of an S3-compatible server; absent means AWS, or AWS_ENDPOINT_URL of the credentials Secret."""
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")] = "us-east-1"
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$", max_length=32)] = "us-east-1"
     """Region of the bucket."""
     credentials_secret: SecretRef | None = None
     """Secret whose keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, optionally AWS_ENDPOINT_URL) the stages get as
@@ -85,7 +85,7 @@ class ConfigMapKey(Model):
 
     name: ObjectName
     """Name of the ConfigMap."""
-    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]{1,253}$")]
+    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]{1,253}$", max_length=253)]
     """Key whose value is the file's content."""
 
 

@@ -11,6 +11,7 @@ import ast
 import inspect
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ from ratchet_api.crd import Schema, definitions
 from ratchet_api.names import ABORT_ANNOTATION, RUN_ANNOTATION
 
 _HEAD = "<!-- Generated from api/src/ratchet_api by `make docs`; do not edit. -->\n"
+_LONG = 80  # characters of a default in a table
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Member:
 
 def members(enumeration: type[StrEnum]) -> list[Member]:
     """Members with their docstrings, in the order of the source. Raises ValueError for one without a docstring."""
-    source = inspect.getsource(enumeration)
+    source = textwrap.dedent(inspect.getsource(enumeration))
     lines = source.splitlines()
     body = ast.parse(source).body[0]
     assert isinstance(body, ast.ClassDef)
@@ -111,7 +113,19 @@ def _default(node: Schema, required: bool) -> str:
         return "**required**"
     if "default" not in node or node["default"] == {}:
         return ""
-    return f"`{json.dumps(node['default'])}`"
+    text = json.dumps(node["default"])
+    return f"`{text}`" if len(text) <= _LONG else "below"
+
+
+def _long_defaults(node: Schema) -> str:
+    """Defaults that are too long for a cell of the table, an entry a line."""
+    text = ""
+    for name, child in node["properties"].items():
+        default = child.get("default")
+        if isinstance(default, list) and len(json.dumps(default)) > _LONG:
+            entries = ",\n".join(f" {json.dumps(entry)}" for entry in default)
+            text += f"\nDefault of `{name}`:\n\n```json\n[\n{entries}\n]\n```\n"
+    return text
 
 
 def _messages(node: Schema) -> list[str]:
@@ -149,6 +163,7 @@ def _spec_section(path: str, node: Schema) -> str:
     required = set(node.get("required", []))
     rows = [_spec_row(name, child, name in required) for name, child in node["properties"].items()]
     text = f"### {path}\n\n{node.get('description', '')}\n\n{_table(('Field', 'Type', 'Default', 'Meaning'), rows)}"
+    text += _long_defaults(node)
     messages = list(dict.fromkeys(_messages(node) + _messages(node.get("_field", node))))
     if messages:
         text += "\nRefused at apply otherwise:\n\n" + "".join(f"- {message}\n" for message in messages)
