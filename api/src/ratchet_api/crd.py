@@ -44,6 +44,8 @@ _COLUMNS: dict[str, list[tuple[str, str, str]]] = {
         ("Age", "date", ".metadata.creationTimestamp"),
     ],
 }
+# What a field selector may name: the versions of one cycle, also those that a person applied without labels.
+_SELECTABLE = {VERSION_KIND: [{"jsonPath": ".spec.cycle"}]}
 _SHORT = {CYCLE_KIND: "cycle", VERSION_KIND: "mv"}
 
 
@@ -156,6 +158,7 @@ def definition(model: type[ImprovementCycle] | type[ModelVersion], kind: str, pl
                     "storage": True,
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": columns,
+                    **({"selectableFields": _SELECTABLE[kind]} if kind in _SELECTABLE else {}),
                     "schema": {
                         "openAPIV3Schema": {
                             "type": "object",

@@ -139,11 +139,13 @@ class Attempts(Observed):
     """Out-of-memory kills retried with a smaller micro-batch."""
     preempted: int = 0
     """Preemptions; free."""
+    missing: int = 0
+    """Attempts that found something missing that the spec names; free, but ever slower."""
 
     @property
     def total(self) -> int:
         """Number of the attempt that runs now, from 0; part of the Job's name."""
-        return self.infrastructure + self.out_of_memory + self.preempted
+        return self.infrastructure + self.out_of_memory + self.preempted + self.missing
 
 
 class StageStatus(Observed):
@@ -152,7 +154,9 @@ class StageStatus(Observed):
     stage: Literal["curate", "train", "evaluate"]
     """Which one."""
     job: str | None = None
-    """Name of its present Job."""
+    """Name of its present Job; written before the Job is created."""
+    job_uid: str | None = None
+    """Its uid, once it was seen: a Job that is gone afterwards was taken away."""
     attempts: Attempts = Field(default_factory=Attempts)
     """Attempts used."""
     started_at: Time | None = None
@@ -161,6 +165,10 @@ class StageStatus(Observed):
     """When it ended; terminal."""
     retry_at: Time | None = None
     """When the next attempt starts, after a failure."""
+    reason: str = ""
+    """A Reason: why the last attempt failed."""
+    message: str = ""
+    """The same in words."""
 
 
 class Provenance(Observed):

@@ -36,7 +36,7 @@ class Gateway:
     async def routes(self) -> list[Routes] | None:
         """Routes of all ready gateway pods; None when one of them does not answer, or there is none."""
         labels = ",".join(f"{key}={value}" for key, value in GATEWAY_LABELS.items())
-        pods = [pod for pod in await self._kube.list(Pod, self._namespace, labels) if pod.ready and pod.status.pod_ip]
+        pods = [pod for pod in await self._kube.select(Pod, self._namespace, labels) if pod.ready and pod.status.pod_ip]
         if not pods:
             return None
         answers = await asyncio.gather(*(self._ask(pod.status.pod_ip) for pod in pods))

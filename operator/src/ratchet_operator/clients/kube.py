@@ -51,17 +51,6 @@ RESOURCES: dict[str, Resource] = {
     "Event": Resource("events.k8s.io/v1", "events"),
 }
 
-Kind = (
-    type[ImprovementCycle]
-    | type[ModelVersion]
-    | type[Pod]
-    | type[Job]
-    | type[Deployment]
-    | type[ConfigMap]
-    | type[Secret]
-    | type[Lease]
-)
-
 
 def _unguarded() -> None:
     """The only operator there is."""
@@ -80,14 +69,12 @@ class Kube:
         # A Secret's content is none of our business: ask for its metadata only.
         accept = METADATA_ONLY if kind is Secret else None
         try:
-            raw = await self._transport.request(
-                "get", RESOURCES[kind.__name__].path(namespace, name), accept=accept
-            )
+            raw = await self._transport.request("get", RESOURCES[kind.__name__].path(namespace, name), accept=accept)
         except NotFound:
             return None
         return parse(kind, raw)
 
-    async def list(self, kind: type[T], namespace: str, labels: str = "", fields: str = "") -> list[T]:
+    async def select(self, kind: type[T], namespace: str, labels: str = "", fields: str = "") -> list[T]:
         """Objects of a namespace that match label and field selectors; those that cannot be read are left out."""
         query = {"labelSelector": labels, "fieldSelector": fields}
         raw = await self._transport.request(

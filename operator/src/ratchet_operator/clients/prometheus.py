@@ -48,6 +48,7 @@ def parsed(status: int, body: Any) -> Reading:
         return NoSample("QueryError", f"Prometheus refuses the query ({status}): {detail or 'no reason given'}")
     data = body.get("data") or {}
     kind, result = data.get("resultType"), data.get("result")
+    values: list[Any]
     if kind == "scalar":
         values = [result]
     elif kind == "vector":
