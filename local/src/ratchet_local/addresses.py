@@ -72,7 +72,7 @@ def claim_subnet(state: Path) -> Claim:
         if bindable(subnet.platform, 0):
             return Claim(subnet, token)
         token.close()
-    raise PlatformError("no loopback network 127.x.y.0/24 is free for a local platform: end others with `ratchet local down`")
+    raise PlatformError("no loopback network 127.x.y.0/24 is free: end other platforms with `ratchet local down`")
 
 
 def bindable(address: str, port: int) -> bool:
@@ -113,7 +113,7 @@ class PodAddresses:
         self._used: set[str] = set()
 
     def take(self, wanted: str | None = None) -> str:
-        """An unused address; `wanted` itself if that is free (a pod that ran before). Raises LookupError when none is left."""
+        """An unused address; `wanted` itself if it is free (a pod that ran before). LookupError when all are used."""
         if wanted is not None and wanted in self._free:
             self._free.remove(wanted)
         elif self._free:

@@ -2,7 +2,7 @@
 
 Room: local. Touches the cache folder, the Go toolchain and, when Go is missing, pip.
 
-Order of search for each tool: `KUBEBUILDER_ASSETS`, the cache, PATH, a build; a ready binary must have a version that fits.
+Order of search for each tool: `KUBEBUILDER_ASSETS`, the cache, PATH, a build; a ready one must have a fitting version.
 The cache key digests everything that decides the result: go.mod, go.sum, flags, target platform.
 """
 
@@ -64,7 +64,9 @@ KUBERNETES = Module(
     (
         Tool("etcd", "go.etcd.io/etcd/server/v3", r"etcd Version: 3\.(6|7|8|9)\.", "20 s"),
         Tool("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", r"Kubernetes v1\.37\.", "7 min"),
-        Tool("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", r"Kubernetes v1\.37\.", "3 min"),
+        Tool(
+            "kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", r"Kubernetes v1\.37\.", "3 min"
+        ),
         Tool("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", r"Kubernetes v1\.37\.", "30 s"),
     ),
     (
@@ -249,7 +251,7 @@ def explain(name: str, text: str, code: int) -> str:
     last = lines[-1].strip() if lines else f"exit code {code}"
     lowered = text.lower()
     if "no space left on device" in lowered:
-        return f"building {name} failed: the disk is full; free about 6 GB, or point RATCHET_CACHE and GOCACHE elsewhere"
+        return f"building {name} failed: the disk is full: free 6 GB, or point RATCHET_CACHE and GOCACHE elsewhere"
     if code in (-signal.SIGKILL, 137) or "signal: killed" in lowered:
         return f"building {name} failed: the compiler was killed, probably for lack of memory; it needs about 3 GB"
     if any(word in lowered for word in ("dial tcp", "no such host", "i/o timeout", "proxyconnect", "reading http")):

@@ -6,7 +6,7 @@ Room: local. Pure, apart from `default_images`, which asks which Python interpre
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -107,7 +107,7 @@ class S3Access(BaseModel):
         except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
             return
 
-    def client(self):  # type: ignore[no-untyped-def]  # boto3 ships no types
+    def client(self) -> Any:
         """A boto3 S3 client with path-style addressing."""
         import boto3
         from botocore.config import Config

@@ -58,7 +58,7 @@ class Keeper:
         }
 
     async def start(self) -> None:
-        """Start it and wait until it is ready. Raises ComponentError with the end of its log when it does not become so."""
+        """Start it and wait until it is ready. Raises ComponentError with the end of its log when it is not in time."""
         if self._wanted:
             return
         self._wanted = True

@@ -93,9 +93,7 @@ class Authority:
         _write_private(self.pair.key, _pem(self._key))
         self.pair.cert.write_bytes(self._cert.public_bytes(serialization.Encoding.PEM))
 
-    def issue(
-        self, file: str, common_name: str, organization: str | None = None, names: Iterable[str] = ()
-    ) -> KeyPair:
+    def issue(self, file: str, common_name: str, organization: str | None = None, names: Iterable[str] = ()) -> KeyPair:
         """A certificate for clients, and for servers too when `names` (DNS names or addresses) are given.
 
         `common_name` is the Kubernetes user and `organization` its group. Written anew each time.
@@ -114,9 +112,7 @@ class Authority:
             .not_valid_after(now + LIFETIME)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if alternatives:
             builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
@@ -134,8 +130,6 @@ def service_account_key(folder: Path) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         _write_private(pair.key, _pem(key))
         pair.cert.write_bytes(
-            key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         )
     return pair

@@ -154,14 +154,13 @@ def prepare(config: PlatformConfig, subnet: Subnet, binaries: dict[str, Path]) -
         components.append(s3_server(site, s3))
     if "node" in config.parts:
         components.append(node(site))
-    return Plan(
-        config, layout, subnet, ports, binaries, site.authority, pairs["admin"], s3, tuple(components)
-    )
+    return Plan(config, layout, subnet, ports, binaries, site.authority, pairs["admin"], s3, tuple(components))
 
 
 def control_plane(site: _Site, service_account: KeyPair) -> list[Component]:
     """etcd, the API server, the controllers and the scheduler."""
-    return [_etcd(site), _api_server(site, service_account), _controller_manager(site, service_account), _scheduler(site)]
+    controllers = _controller_manager(site, service_account)
+    return [_etcd(site), _api_server(site, service_account), controllers, _scheduler(site)]
 
 
 def _etcd(site: _Site) -> Component:
@@ -375,9 +374,7 @@ def node(site: _Site) -> Component:
     return Component(
         "node",
         (sys.executable, "-m", "ratchet_local.node", str(file)),
-        Ready(
-            f"https://{site.address}:{site.ports.kubelet}/healthz", site.authority, site.pairs["apiserver-kubelet"]
-        ),
+        Ready(f"https://{site.address}:{site.ports.kubelet}/healthz", site.authority, site.pairs["apiserver-kubelet"]),
         after=("kube-apiserver",),
         grace_seconds=30.0,
     )

@@ -153,7 +153,8 @@ class Platform:
             command, input=input, capture_output=True, text=True, env=environment, timeout=timeout, check=False
         )
         if answer.returncode != 0:
-            raise CommandError(f"kubectl {' '.join(args)} failed with code {answer.returncode}: {answer.stderr.strip()}")
+            said = answer.stderr.strip()
+            raise CommandError(f"kubectl {' '.join(args)} failed with code {answer.returncode}: {said}")
         return answer.stdout
 
     def components(self) -> list[dict[str, Any]]:
@@ -172,7 +173,7 @@ class Platform:
         request(self.layout.supervisor_socket, "start", component=component, timeout=180.0)
 
     def preempt(self, namespace: str, pod: str) -> None:
-        """Take the pod off the node as a scheduler would for a more important one: DisruptionTarget, SIGTERM, Failed."""
+        """Take the pod off the node as a scheduler does for a more important one: DisruptionTarget, SIGTERM, Failed."""
         request(self.layout.node_socket, "preempt", namespace=namespace, pod=pod)
 
     def throttle(self, selector: str, share: float) -> int:

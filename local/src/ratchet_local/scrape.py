@@ -43,7 +43,7 @@ def _pod_rules() -> list[dict[str, Any]]:
 
     rules: list[dict[str, Any]] = [
         {"source_labels": [f"{_ANNOTATION}scrape"], "regex": "true", "action": "keep"},
-        {"source_labels": ["__meta_kubernetes_pod_phase"], "regex": "Pending|Succeeded|Failed|Unknown", "action": "drop"},
+        {"source_labels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"},
         # One target per pod, whichever container port the discovery started from.
         {"source_labels": ["__meta_kubernetes_pod_container_init"], "regex": "true", "action": "drop"},
         {"source_labels": [f"{_ANNOTATION}scheme"], "regex": "(https?)", "target_label": "__scheme__"},

@@ -117,7 +117,8 @@ class Supervisor:
     async def _bootstrap(self) -> None:
         """The one right that our own helpers need: Prometheus may look at pods."""
         path = "/apis/rbac.authorization.k8s.io/v1"
-        role = {"metadata": {"name": "ratchet-local-prometheus"}}
+        name, group = "ratchet-local-prometheus", "rbac.authorization.k8s.io"
+        role = {"metadata": {"name": name}}
         objects: tuple[tuple[str, dict[str, Any]], ...] = (
             (
                 f"{path}/clusterroles",
@@ -127,15 +128,11 @@ class Supervisor:
                 f"{path}/clusterrolebindings",
                 role
                 | {
-                    "roleRef": {
-                        "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role["metadata"]["name"],
-                    },
-                    "subjects": [
-                        {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ratchet-local-prometheus"}
-                    ],
+                    "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+                    "subjects": [{"apiGroup": group, "kind": "User", "name": name}],
                 },
             ),
-        )  # fmt: skip
+        )
         async with self._session() as session:
             for url, body in objects:
                 async with session.post(url, json=body) as response:
@@ -169,8 +166,8 @@ class Supervisor:
         """Pods first, while the API server can still hear of it; etcd last."""
         self.plan.layout.record.unlink(missing_ok=True)
         await self._control.stop()
-        order = (("node",), ("prometheus", "s3", "kube-scheduler", "kube-controller-manager"), ("kube-apiserver",), ("etcd",))
-        for names in order:
+        middle = ("prometheus", "s3", "kube-scheduler", "kube-controller-manager")
+        for names in (("node",), middle, ("kube-apiserver",), ("etcd",)):
             await asyncio.gather(*(self.keepers[name].stop() for name in names if name in self.keepers))
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):

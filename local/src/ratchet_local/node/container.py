@@ -31,7 +31,9 @@ MINIMUM_GRACE = 2.0
 class ContainerRunner:
     """Runs one container of a pod, again and again if its pod wants that."""
 
-    def __init__(self, context: PodContext, container: Container, view: ContainerView, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, context: PodContext, container: Container, view: ContainerView, changed: Callable[[], None]
+    ) -> None:
         self.container = container
         self.view = view
         self.process: ContainerProcess | None = None
@@ -79,12 +81,11 @@ class ContainerRunner:
         delay = self._backoff.after_exit((ended.finished_at - ended.started_at).total_seconds())
         self.view.last = ended
         if delay > 0:
-            pod, name = self._context.pod.metadata, self.container.name
-            message = f"back-off {delay:g}s restarting failed container={name} pod={pod.name}_{pod.namespace}({pod.uid})"
-            self._context.event(
-                "Warning", "BackOff",
-                f"Back-off restarting failed container {name} in pod {pod.name}_{pod.namespace}({pod.uid})", self.container,
-            )  # fmt: skip
+            name, metadata = self.container.name, self._context.pod.metadata
+            pod = f"{metadata.name}_{metadata.namespace}({metadata.uid})"
+            event = f"Back-off restarting failed container {name} in pod {pod}"
+            self._context.event("Warning", "BackOff", event, self.container)
+            message = f"back-off {delay:g}s restarting failed container={name} pod={pod}"
             self._show(Waits("CrashLoopBackOff", message))
             await asyncio.sleep(delay)
         self.view.restarts += 1

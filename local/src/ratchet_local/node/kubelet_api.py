@@ -67,7 +67,7 @@ class KubeletApi:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        app = web.Application(middlewares=[administrators_only])  # type: ignore[list-item]
+        app = web.Application(middlewares=[administrators_only])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
         for name in ("exec", "attach", "portForward", "run"):
@@ -89,7 +89,7 @@ class KubeletApi:
 
     async def _unsupported(self, request: web.Request) -> web.Response:
         verb = request.path.split("/")[1]
-        return web.Response(status=501, text=f"{verb} is not supported by the process node: its containers are processes")
+        return web.Response(status=501, text=f"{verb} is not supported by the process node")
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         info = request.match_info

@@ -51,7 +51,8 @@ async def prepare(context: PodContext, container: Container, image: ImageEnv) ->
         raise ConfigError(f'no command specified: neither the container nor the image "{container.image}" has one')
     env = _base_environment(context, container, image, folder)
     env |= {name: rewrite(value) for name, value in variables.items()}
-    launch = Launch(tuple(rewrite(part) for part in argv), env, _cwd(container, mounts, rewrite, work), context.node.mark)
+    cwd = _cwd(container, mounts, rewrite, work)
+    launch = Launch(tuple(rewrite(part) for part in argv), env, cwd, context.node.mark)
     return Prepared(launch, rewrite, variables, termination_log)
 
 
@@ -114,5 +115,3 @@ def _cwd(container: Container, mounts: Mapping[str, str], rewrite: Callable[[str
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     return work
-
-

@@ -271,7 +271,7 @@ class PodWorker:
                 *(runner.end(current.grace, f"Stopping container {runner.container.name}") for runner in self._all())
             )
             hurried = asyncio.create_task(self._stopped.wait())
-            await asyncio.wait({ending, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ending, hurried), return_when=asyncio.FIRST_COMPLETED)
             hurried.cancel()
             if ending.done():
                 ending.result()
@@ -365,5 +365,3 @@ def remove_leftovers(pods: Path, keep: set[str]) -> None:
         for folder in pods.iterdir():
             if folder.name not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
-
-

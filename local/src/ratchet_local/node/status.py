@@ -121,7 +121,7 @@ def pod_status(
     now: datetime.datetime,
     sent: Mapping[str, Condition],
 ) -> dict[str, Any]:
-    """The status block to write. `sent` are the pod's present conditions: an unchanged one keeps its transition time."""
+    """The status block to write. `sent` are the conditions so far: an unchanged one keeps its transition time."""
     current = "Failed" if facts.override else current
     status: dict[str, Any] = {
         "phase": current,
@@ -164,12 +164,8 @@ def _conditions(
     )
     found = [network, initialized, ready, containers]
     if facts.disruption:
-        found.append(
-            Condition(
-                type="DisruptionTarget", status="True",
-                reason=facts.disruption.reason, message=facts.disruption.message,
-            )  # fmt: skip
-        )
+        why, message = facts.disruption.reason, facts.disruption.message
+        found.append(Condition(type="DisruptionTarget", status="True", reason=why, message=message))
     return found
 
 

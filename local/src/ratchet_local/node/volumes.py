@@ -76,7 +76,8 @@ class DataReader:
         result: dict[str, Mapping[str, str] | None] = {}
         for name in names:
             data = await (self.config_map(name) if kind == "configmaps" else self.secret(name))
-            result[name] = None if data is None else {key: value.decode(errors="replace") for key, value in data.items()}
+            texts = {key: value.decode(errors="replace") for key, value in (data or {}).items()}
+            result[name] = None if data is None else texts
         return result
 
     async def _get(self, kind: str, name: str) -> dict[str, Any] | None:
