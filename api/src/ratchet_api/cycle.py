@@ -144,7 +144,9 @@ class RunStatus(Observed):
     dataset: DatasetNumbers | None = None
     """What was curated."""
     version: str | None = None
-    """The ModelVersion it made."""
+    """The ModelVersion it made; written before it is created."""
+    version_uid: str | None = None
+    """Its uid, once it was seen: a version that is gone afterwards was deleted by a person."""
 
 
 class Arm(Observed):

@@ -218,6 +218,8 @@ class ModelVersionStatus(Observed):
     """The stages so far."""
     provenance: Provenance = Field(default_factory=Provenance)
     """What it was made from."""
+    outcome: Literal["Promoted", "RolledBack", "Returned"] | None = None
+    """How its rollout ended. A version is rolled out at most once; to try again is to apply another one."""
 
 
 class ModelVersion(Observed):
