@@ -1,4 +1,4 @@
-"""Installs the Helm chart: by a helm binary when one is on PATH, else by the engine that the `helm-python-sdk` wheel carries.
+"""Installs the Helm chart: by a helm binary when one is on PATH, else by the engine in the wheel `helm-python-sdk`.
 
 Room: cli. Run as `python -m ratchet_cli.demo.chart ...` it is a process of its own, because the engine brings Go's
 runtime and signal handling along.

@@ -46,6 +46,8 @@ class Cluster:
         self.core = kubernetes.client.CoreV1Api(self._client)
         self.changed = threading.Condition()
         self.view = View()
+        self.observers: list[Callable[[View], None]] = []
+        """Called with every new view, in order, by one thread."""
         self._ending = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="cluster", daemon=True)
 
@@ -65,8 +67,10 @@ class Cluster:
                 view = self.read()
             except (ApiException, urllib3.exceptions.HTTPError):
                 continue
-            with self.changed:
-                if view != self.view:
+            if view != self.view:
+                for observer in self.observers:
+                    observer(view)
+                with self.changed:
                     self.view = view
                     self.changed.notify_all()
 

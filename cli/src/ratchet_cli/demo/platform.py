@@ -3,8 +3,9 @@
 Room: cli. Starts processes, writes to S3 and to the API server, and into the state folder.
 """
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from ratchet_cli.demo.screen import Screen
 from ratchet_cli.demo.settings import Settings
 from ratchet_cli.demo.storage import ArtifactStore
 from ratchet_local import NotRunning, Platform, PlatformConfig
-from ratchet_local.build import cache_folder
 from ratchet_local.model import smollm2
 
 BUCKET = "ratchet"
@@ -28,20 +28,25 @@ SECRET = "storage"
 
 
 @contextmanager
-def running(settings: Settings, screen: Screen) -> Iterator[Platform]:
-    """A fresh platform, ended with the block; left running after a good end when `settings.keep`."""
+def running(settings: Settings, screen: Screen, stay: Callable[[], bool]) -> Iterator[Platform]:
+    """A fresh platform, ended with the block unless it was to be kept and `stay()` says so then."""
     with_nobody_else(settings.platform_state)
     shutil.rmtree(settings.platform_state, ignore_errors=True)
     platform = Platform(PlatformConfig(state=settings.platform_state, name="demo"), progress=screen.say)
     platform.up(detach=settings.keep)
-    stay = False
     try:
         yield platform
-        stay = settings.keep
     finally:
-        if not stay:
+        if not (settings.keep and stay()):
             screen.say("taking the platform down")
             platform.down()
+
+
+def without_proxies() -> None:
+    """Everything that is asked from here on is on this machine: a proxy of the environment must not see it."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        os.environ.pop(name, None)
+        os.environ.pop(name.upper(), None)
 
 
 def with_nobody_else(state: Path) -> None:
@@ -59,7 +64,7 @@ def put_base_model(platform: Platform, screen: Screen) -> Manifest:
     """The base model in the bucket, as a folder closed by its manifest."""
     platform.s3.create_bucket(BUCKET)
     screen.say("preparing the base model SmolLM2-135M-Instruct (downloaded and converted once, then cached)")
-    folder = smollm2(cache_folder())
+    folder = smollm2(progress=screen.say)
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
     store = ArtifactStore(platform.s3.client())
     store.put_folder(MODEL_URI, folder, manifest)

@@ -1,0 +1,166 @@
+"""The end of the story: what was measured becomes summary.json, report.html and a few lines on screen.
+
+Room: cli. Reads the API server, Prometheus and S3 once more; writes into the state folder.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import urllib3
+from botocore.exceptions import BotoCoreError, ClientError
+from kubernetes.client.exceptions import ApiException
+
+from ratchet_cli.demo import prometheus, report
+from ratchet_cli.demo.cluster import View
+from ratchet_cli.demo.errors import DemoError
+from ratchet_cli.demo.notebook import count_within
+from ratchet_cli.demo.settings import LAST_STEP
+from ratchet_cli.demo.summary import Failure, Requests, StepTime, Summary, run_numbers, version_entries
+from ratchet_cli.demo.tale import Tale
+from ratchet_local.errors import LocalError
+
+WINDOW_SECONDS = 30
+GRACE = timedelta(seconds=30)
+"""A request that fails this soon after a rollout's end still counts as failed by it: its arm may just have gone."""
+_SHOWN_FAILURES = 20
+T = TypeVar("T")
+
+
+def conclude(tale: Tale, error: str) -> Summary:
+    """Write what is known, however the story ended, and show it."""
+    began = tale.screen.elapsed
+    tale.screen.heading(f"Step {LAST_STEP}: what came of it")
+    if tale.has_crowd:
+        tale.crowd.stop()
+    summary = _summary(tale, error, began)
+    summary.write(tale.settings.state / "summary.json")
+    report.write(tale.settings.state / "report.html", summary, _material(tale, summary))
+    _show(tale, summary)
+    return summary
+
+
+def _summary(tale: Tale, error: str, began: float) -> Summary:
+    view = _known(lambda: tale.cluster.read(), View()) if tale.has_cluster else View()
+    if tale.has_cluster:
+        tale.notebook.see(view, datetime.now(UTC))
+    counts = _known(lambda: _verdicts(tale), {})
+    last = StepTime(number=LAST_STEP, title="the summary", wall_seconds=round(tale.screen.elapsed - began, 1))
+    told = [step.number for step in tale.steps]
+    requests = _requests(tale)
+    ok = not error and all(fact.holds for fact in tale.facts) and requests.failed_by_rollback == 0
+    return Summary(
+        ok=ok,
+        profile=tale.settings.profile.name,
+        told_until=max(told, default=0),
+        error=error,
+        wall_seconds=round(tale.screen.elapsed, 1),
+        versions=version_entries(view, tale.notebook, counts),
+        requests=requests,
+        run=run_numbers(view),
+        steps=[*tale.steps, last],
+        facts=tale.facts,
+    )
+
+
+def _verdicts(tale: Tale) -> dict[str, tuple[int, int]]:
+    return prometheus.verdicts(tale.prometheus, tale.settings.namespace, tale.settings.cycle)
+
+
+def _requests(tale: Tale) -> Requests:
+    if not tale.has_crowd:
+        return Requests(sent=0, failed=0, failed_by_rollback=0)
+    failures = tale.crowd.failures()
+    return Requests(
+        sent=tale.crowd.sent,
+        failed=len(failures),
+        failed_by_rollback=count_within((f.at for f in failures), tale.notebook.windows(GRACE)),
+        failures=[Failure(at=f.at, version=f.version or "", reason=f.reason) for f in failures[:_SHOWN_FAILURES]],
+    )
+
+
+def _material(tale: Tale, summary: Summary) -> report.Material:
+    where = (tale.settings.namespace, tale.settings.cycle)
+    now = datetime.now(UTC)
+
+    def series(query: str) -> list[prometheus.Series]:
+        return _known(lambda: tale.prometheus.series(query, tale.began, now), [])
+
+    if not tale.has_cluster:
+        return report.Material(began=tale.began)
+    return report.Material(
+        began=tale.began,
+        losses=_known(lambda: _losses(tale), {}),
+        weights=series(prometheus.weight(*where)),
+        shares=series(prometheus.feedback_share(*where, WINDOW_SECONDS)),
+        latencies=series(prometheus.latency_p95(*where, WINDOW_SECONDS)),
+        markers=tale.notebook.markers(),
+        window_seconds=WINDOW_SECONDS,
+    )
+
+
+def _losses(tale: Tale) -> dict[str, list[tuple[int, float]]]:
+    found = {}
+    for name, version in tale.cluster.read().versions.items():
+        made = version.status.artifacts.adapter
+        if made is None or version.spec.dataset is None:
+            continue
+        points = json.loads(tale.store.read_files(made.uri)["loss.json"])
+        found[name] = [(int(point["step"]), float(point["loss"])) for point in points]
+    return found
+
+
+def _known(read: Callable[[], T], otherwise: T) -> T:
+    """What can still be read at the end; a part that was taken down must not cost the rest of the summary."""
+    try:
+        return read()
+    except (DemoError, LocalError, OSError, ApiException, urllib3.exceptions.HTTPError, BotoCoreError, ClientError):
+        return otherwise
+
+
+def _show(tale: Tale, summary: Summary) -> None:
+    screen = tale.screen
+    for version in summary.versions:
+        share = version.verdicts.share if version.verdicts is not None else None
+        liked = "" if share is None else f", {share:.1%} thumbs up"
+        screen.say(f"{version.name}: {version.outcome}{liked}")
+        if version.gate is not None:
+            screen.say(f"  gate: {version.gate.reason}: {version.gate.message}")
+        if version.rollout is not None:
+            took = version.rollout.regression_to_zero_seconds
+            zero = "" if took is None else f" ({took:.1f} s from the first failed measurement to weight 0)"
+            screen.say(f"  rollout: {version.rollout.outcome}: {version.rollout.message}{zero}")
+        if version.stages:
+            times = ", ".join(f"{stage.stage} {stage.wall_seconds:.0f} s" for stage in version.stages)
+            screen.say(f"  stages: {times}")
+    requests = summary.requests
+    screen.say(
+        f"requests: {requests.sent} sent, {requests.failed} failed, {requests.failed_by_rollback} of them because of a "
+        f"rollout or rollback; {summary.wall_seconds / 60:.1f} minutes in all"
+    )
+    for fact in summary.facts:
+        if not fact.holds:
+            screen.bad(f"differs: {fact.text}")
+    (screen.good if summary.ok else screen.bad)(
+        "the story came out as told" if summary.ok else f"the story did not come out as told {summary.error}".rstrip()
+    )
+    screen.say(f"{tale.settings.state / 'summary.json'}")
+    screen.say(f"{tale.settings.state / 'report.html'}")
+
+
+def how_to_look_around(tale: Tale) -> None:
+    """What a person can type now that the platform stays up."""
+    state = tale.settings.platform_state
+    tale.screen.heading("The platform stays up. Look around:")
+    for line in (
+        f"export KUBECONFIG='{tale.platform.kubeconfig}' PATH='{tale.platform.env()['PATH'].split(':')[0]}':\"$PATH\"",
+        "kubectl get cycle,mv",
+        f"kubectl describe cycle {tale.settings.cycle}",
+        "kubectl get pods,jobs -A",
+        "kubectl logs deploy/ratchet-operator -n ratchet-system",
+        f"curl {tale.gateway_url}/v1/models",
+        f"ratchet local status --state '{state}'",
+        f"ratchet local down --state '{state}'    # ends it",
+    ):
+        tale.screen.say(line)
