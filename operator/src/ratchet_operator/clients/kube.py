@@ -13,7 +13,7 @@ from ratchet_api.base import ObjectMeta
 from ratchet_api.cycle import ImprovementCycle, ImprovementCycleStatus
 from ratchet_api.names import CYCLE_PLURAL, FIELD_MANAGER, GROUP_VERSION, VERSION_PLURAL
 from ratchet_api.version import ModelVersion, ModelVersionStatus
-from ratchet_operator.clients.objects import ConfigMap, Deployment, Job, Lease, Meta, Pod, Secret
+from ratchet_operator.clients.objects import Lease, Meta, Secret
 from ratchet_operator.clients.transport import JSON, AlreadyExists, NotFound, Transport
 from ratchet_operator.errors import InvalidObject, Waiting
 

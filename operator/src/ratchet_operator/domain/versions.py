@@ -1,0 +1,254 @@
+"""Where a version stands, from its own status and its cycle's: what was decided, what is next.
+
+Room: operator/domain. Pure. A version's own conditions are its memory; its cycle's status says what serves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ratchet_api.conditions import Condition, find
+from ratchet_api.cycle import ImprovementCycle, ImprovementCycleStatus, RolloutDecision
+from ratchet_api.names import version_name
+from ratchet_api.reasons import ConditionType, Reason
+from ratchet_api.version import ModelVersion, StageStatus
+from ratchet_operator.domain import ledger
+from ratchet_operator.domain.phases import Remark
+from ratchet_operator.domain.run import RunVersion
+
+Place = Literal["Candidate", "Canary", "Baking", "Serving", "Superseded"]
+Next = Literal["train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What has been decided about a version so far."""
+
+    root: bool
+    """The bare base model."""
+    trained: Remark | None = None
+    evaluated: Remark | None = None
+    gate: Remark | None = None
+    accepted: bool | None = None
+    rejected: Remark | None = None
+    failed: Remark | None = None
+    outcome: Literal["Promoted", "RolledBack", "Returned"] | None = None
+    decision: RolloutDecision | None = None
+    """The rollout's decision, while the cycle still remembers it."""
+    place: Place | None = None
+    next: Next | None = None
+    """The stage to do now; None: nothing is left to do, or it is somebody else's turn."""
+
+
+def is_root(version: ModelVersion) -> bool:
+    """Whether it is the bare base model."""
+    return version.spec.run == 0 and version.spec.dataset is None and version.spec.adapter is None
+
+
+def digest(version: ModelVersion) -> str:
+    """Digest of its adapter; empty for the bare base model, and before it is trained."""
+    return version.digest or ""
+
+
+def stage(version: ModelVersion, name: str) -> StageStatus | None:
+    """Status of one stage."""
+    return next((entry for entry in version.status.stages if entry.stage == name), None)
+
+
+def remark(conditions: Sequence[Condition], kind: ConditionType) -> Remark | None:
+    """Reason and message of a condition."""
+    found = find(conditions, kind)
+    if found is None:
+        return None
+    try:
+        return Remark(Reason(found.reason), found.message)
+    except ValueError:
+        return Remark(Reason.PENDING, found.message)
+
+
+def failure(version: ModelVersion) -> Remark | None:
+    """Why a stage of it failed for good."""
+    for entry in version.status.stages:
+        if entry.finished_at is not None and entry.reason:
+            return Remark(_reason(entry.reason), f"{entry.stage}: {entry.message}")
+    return None
+
+
+def _reason(text: str) -> Reason:
+    try:
+        return Reason(text)
+    except ValueError:
+        return Reason.INTERNAL_ERROR
+
+
+def standing(version: ModelVersion, cycle: ImprovementCycle) -> Standing:
+    """Everything that is known of a version now."""
+    root, conditions = is_root(version), version.status.conditions
+    decision = own_decision(version, cycle.status)
+    outcome = version.status.outcome or (decision.outcome if decision is not None else None)
+    trained = _trained(version, root)
+    gate, accepted = _gate(version, cycle.status, root)
+    rejected = _rejected(version, cycle, accepted, gate, decision)
+    failed = failure(version)
+    following: Next | None = None
+    if rejected is None and failed is None and accepted is None:
+        following = "train" if trained is None else "evaluate"
+    return Standing(
+        root=root,
+        trained=trained,
+        evaluated=remark(conditions, ConditionType.EVALUATED) if version.status.artifacts.report else None,
+        gate=gate,
+        accepted=accepted,
+        rejected=rejected,
+        failed=failed,
+        outcome=outcome,
+        decision=decision,
+        place=place(version, cycle.status),
+        next=following,
+    )
+
+
+def _trained(version: ModelVersion, root: bool) -> Remark | None:
+    if root:
+        return Remark(Reason.ROOT, "the bare base model needs no adapter")
+    if version.spec.adapter is not None:
+        return Remark(Reason.SUCCEEDED, f"came with a finished adapter, {version.spec.adapter.digest}")
+    made = version.status.artifacts.adapter
+    return None if made is None else Remark(Reason.SUCCEEDED, f"adapter {made.digest}")
+
+
+def _gate(version: ModelVersion, cycle: ImprovementCycleStatus, root: bool) -> tuple[Remark | None, bool | None]:
+    """The gate's decision is made once: afterwards the condition is its memory."""
+    found = find(version.status.conditions, ConditionType.ACCEPTED)
+    if found is not None and found.status in ("True", "False") and found.reason != Reason.PENDING:
+        return remark(version.status.conditions, ConditionType.ACCEPTED), found.status == "True"
+    if root:
+        return Remark(Reason.ROOT, "the bare base model: what everything is compared with"), True
+    if version.digest is not None and ledger.is_known_good(cycle, version.digest):
+        return Remark(Reason.RETURNED, "this adapter served well before: no gate and no steps, but a bake"), True
+    return None, None
+
+
+def _rejected(
+    version: ModelVersion,
+    cycle: ImprovementCycle,
+    accepted: bool | None,
+    gate: Remark | None,
+    decision: RolloutDecision | None,
+) -> Remark | None:
+    before = find(version.status.conditions, ConditionType.REJECTED)
+    if before is not None and before.status == "True" and before.reason != Reason.ALREADY_REJECTED:
+        return remark(version.status.conditions, ConditionType.REJECTED)
+    if decision is not None and decision.outcome == "RolledBack":
+        return Remark(_reason(decision.reason), decision.message)
+    if accepted is False:
+        return gate
+    if version.status.outcome is not None or place(version, cycle.status) is not None or not version.digest:
+        return None
+    entry = ledger.is_rejected(cycle.status, cycle.spec, version.digest)
+    if entry is None:
+        return None
+    return Remark(
+        Reason.ALREADY_REJECTED,
+        f"this adapter was rejected as {entry.version} ({entry.reason}: {entry.message}); "
+        f"to try it again, add {version.digest} to the cycle's rollout.retryDigests",
+    )
+
+
+def own_decision(version: ModelVersion, cycle: ImprovementCycleStatus) -> RolloutDecision | None:
+    """How the rollout of this very object ended or is ending; an earlier object of its name is another version."""
+    rollout = cycle.rollout
+    if rollout is None or rollout.decision is None or rollout.version != version.metadata.name:
+        return None
+    created = version.metadata.creation_timestamp
+    if created is not None and rollout.started_at < created:
+        return None
+    if rollout.decision.outcome == "RolledBack" or rollout.phase == "Done":
+        return rollout.decision
+    return None
+
+
+def place(version: ModelVersion, cycle: ImprovementCycleStatus) -> Place | None:
+    """Its place in what serves."""
+    name = version.metadata.name
+    if cycle.serving.stable is not None and cycle.serving.stable.version == name:
+        return "Serving"
+    rollout = cycle.rollout
+    if rollout is not None and rollout.version == name and rollout.phase in ("Starting", "Canary", "Baking"):
+        places: dict[str, Place] = {"Starting": "Candidate", "Canary": "Canary", "Baking": "Baking"}
+        return places[rollout.phase]
+    if version.status.outcome == "Promoted" or (is_root(version) and any(g.version == name for g in cycle.last_good)):
+        return "Superseded"
+    return None
+
+
+def ready_for_rollout(version: ModelVersion, cycle: ImprovementCycle) -> bool:
+    """Whether the cycle may begin its rollout."""
+    if version.metadata.deletion_timestamp is not None or version.status.outcome is not None:
+        return False
+    if version.metadata.name == version_name(cycle.metadata.name, 0):
+        return False
+    now = standing(version, cycle)
+    recorded = find(version.status.conditions, ConditionType.ACCEPTED)
+    return (
+        recorded is not None
+        and recorded.status == "True"
+        and now.rejected is None
+        and now.failed is None
+        and now.place is None
+        and now.outcome is None
+    )
+
+
+def candidates(versions: Sequence[ModelVersion], cycle: ImprovementCycle) -> list[ModelVersion]:
+    """Versions that wait for their rollout, the oldest acceptance first."""
+    waiting = [version for version in versions if ready_for_rollout(version, cycle)]
+    return sorted(waiting, key=_accepted_at)
+
+
+def _accepted_at(version: ModelVersion) -> tuple[str, str]:
+    found = find(version.status.conditions, ConditionType.ACCEPTED)
+    return (found.last_transition_time.isoformat() if found is not None else "", version.metadata.name)
+
+
+def acknowledged(versions: Sequence[ModelVersion], cycle: ImprovementCycleStatus) -> bool:
+    """Whether the last rollout's version shows its outcome itself, so that the cycle may forget it."""
+    rollout = cycle.rollout
+    if rollout is None or rollout.decision is None:
+        return True
+    version = next((v for v in versions if v.metadata.name == rollout.version), None)
+    if version is None or own_decision(version, cycle) is None:
+        return True
+    return version.status.outcome == rollout.decision.outcome
+
+
+def gate_rejections(versions: Sequence[ModelVersion], cycle: ImprovementCycle) -> list[tuple[ModelVersion, Remark]]:
+    """Versions that the gate rejected and whose digest the cycle does not remember yet.
+
+    An underpowered evaluation proves nothing against an adapter, so its digest may be tried again.
+    """
+    known = {entry.digest for entry in cycle.status.rejected}
+    found = []
+    for version in versions:
+        said = remark(version.status.conditions, ConditionType.ACCEPTED)
+        condition = find(version.status.conditions, ConditionType.ACCEPTED)
+        if condition is None or condition.status != "False" or said is None or not version.digest:
+            continue
+        if said.reason not in (Reason.NOT_BETTER, Reason.GUARDRAIL_LOST, Reason.SAFETY_LOST):
+            continue
+        if version.digest not in known:
+            known.add(version.digest)
+            found.append((version, said))
+    return found
+
+
+def of_run(version: ModelVersion, cycle: ImprovementCycle) -> RunVersion:
+    """What the run looks at."""
+    now = standing(version, cycle)
+    return RunVersion(
+        uid=version.metadata.uid,
+        trained=now.trained is not None,
+        accepted=bool(now.accepted) and now.rejected is None,
+        rejected=now.rejected,
+        failed=now.failed,
+    )

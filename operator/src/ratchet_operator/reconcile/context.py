@@ -1,0 +1,74 @@
+"""What a reconcile is given: the ports to the world, the settings and the clock.
+
+Room: operator, reconcile.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from ratchet_operator.clients.events import Events
+from ratchet_operator.clients.gateway import Routes
+from ratchet_operator.clients.kube import Kube
+from ratchet_operator.domain.analysis import ArmReadings
+from ratchet_operator.domain.queries import ArmQueries
+from ratchet_operator.metrics import Metrics
+from ratchet_operator.settings import Settings
+
+
+class PrometheusPort(Protocol):
+    """See clients.prometheus."""
+
+    async def arm(self, queries: ArmQueries) -> ArmReadings:
+        """All readings of one arm."""
+        ...
+
+    async def number(self, query: str) -> float | None:
+        """One number, or None."""
+        ...
+
+
+class GatewayPort(Protocol):
+    """See clients.gateway."""
+
+    async def routes(self) -> list[Routes] | None:
+        """What all ready gateway pods have in force."""
+        ...
+
+
+class ArmsPort(Protocol):
+    """See clients.arms."""
+
+    async def serves(self, addresses: list[str], port: int, model_name: str) -> bool | None:
+        """Whether all these pods list the model."""
+        ...
+
+
+def utc_now() -> datetime:
+    """The clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Ports, settings, clock."""
+
+    kube: Kube
+    events: Events
+    prometheus: PrometheusPort
+    gateway: GatewayPort
+    arms: ArmsPort
+    settings: Settings
+    metrics: Metrics
+    now: Callable[[], datetime] = field(default=utc_now)
+
+
+def soonest(now: datetime, *moments: datetime | float | None) -> float | None:
+    """Seconds until the first of some moments (a datetime, or seconds from now); None when there is none."""
+    delays = [
+        max(0.0, (moment - now).total_seconds()) if isinstance(moment, datetime) else moment
+        for moment in moments
+        if moment is not None
+    ]
+    return min(delays, default=None)

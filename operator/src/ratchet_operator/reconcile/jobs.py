@@ -1,0 +1,167 @@
+"""A stage's Job in the cluster: what is seen of it, and how it comes to be.
+
+Room: operator, reconcile. Shared by curate, train and evaluate.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from ratchet_api.cycle import ImprovementCycle
+from ratchet_api.data import Anchors, ConfigMapKey
+from ratchet_api.evaluation import Suite
+from ratchet_api.reasons import Reason
+from ratchet_api.stage import StageReport
+from ratchet_api.version import StageStatus
+from ratchet_operator.clients.kube import Kube
+from ratchet_operator.clients.objects import ConfigMap, ContainerStatus, Job, Pod, Secret
+from ratchet_operator.domain.phases import Remark
+from ratchet_operator.domain.stages import JobSeen
+from ratchet_operator.manifests.stages import CONTAINER, StageRequest, config_map, job
+
+UNSCHEDULABLE_AFTER = timedelta(seconds=10)
+"""An autoscaler or a finishing pod may make room; after this time it is worth saying."""
+IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+
+
+async def observe(kube: Kube, namespace: str, owner_uid: str, status: StageStatus, now: datetime) -> JobSeen | None:
+    """The stage's present Job and pod; None when there is none that belongs to this owner."""
+    if status.job is None or status.finished_at is not None:
+        return None
+    found = await kube.get(Job, namespace, status.job)
+    if found is None or not found.metadata.owned_by(owner_uid):
+        return None
+    pods = await kube.select(Pod, namespace, f"batch.kubernetes.io/job-name={status.job}")
+    return seen(found, [pod for pod in pods if pod.metadata.owned_by(found.metadata.uid)], now)
+
+
+def seen(found: Job, pods: list[Pod], now: datetime) -> JobSeen:
+    """A Job and its pods as the domain sees them."""
+    uid = found.metadata.uid
+    failed = found.condition("Failed")
+    if failed is None and found.condition("Complete") is None:
+        pod = max(pods, key=_age, default=None)
+        return JobSeen(uid, waiting=waiting(pod, now) if pod else None, running_since=_running_since(pod))
+    ended = [(pod, status) for pod in pods for status in _main(pod) if status.ended is not None]
+    if failed is None:
+        good = next(((p, s) for p, s in ended if s.ended is not None and s.ended.exit_code == 0), None)
+        return JobSeen(uid, "Complete", pod_gone=not pods, exit_code=0, report=_report(good[1]) if good else None)
+    last = max(ended, key=lambda pair: _age(pair[0]), default=None)
+    end = last[1].ended if last is not None else None
+    return JobSeen(
+        uid,
+        "Failed",
+        pod_gone=not pods,
+        exit_code=end.exit_code if end is not None else None,
+        oom_killed=end is not None and end.reason == "OOMKilled",
+        disruption=_disrupted(pods) or "DisruptionTarget" in failed.message,
+        deadline=failed.reason == "DeadlineExceeded",
+        report=_report(last[1]) if last is not None else None,
+        message=_words(failed.message, last[1] if last is not None else None),
+    )
+
+
+def _age(pod: Pod) -> datetime:
+    created = pod.metadata.creation_timestamp
+    assert created is not None, "the API server stamps every object"
+    return created
+
+
+def _main(pod: Pod) -> list[ContainerStatus]:
+    return [status for status in pod.status.container_statuses if status.name == CONTAINER]
+
+
+def _disrupted(pods: Iterable[Pod]) -> bool:
+    found = [pod.condition("DisruptionTarget") for pod in pods]
+    return any(condition is not None and condition.status == "True" for condition in found)
+
+
+def _running_since(pod: Pod | None) -> datetime | None:
+    if pod is None or pod.status.phase != "Running":
+        return None
+    initialized = pod.condition("Initialized")
+    return initialized.last_transition_time if initialized is not None else None
+
+
+def _words(failed: str, container: ContainerStatus | None) -> str:
+    end = container.ended if container is not None else None
+    if end is None:
+        return failed
+    text = f"exit code {end.exit_code}" + (f" ({end.reason})" if end.reason and end.reason != "Error" else "")
+    said = end.message.strip()
+    return f"{text}: {said}" if said and not said.startswith("{") else text
+
+
+def _report(container: ContainerStatus) -> StageReport | None:
+    return report(container.ended.message) if container.ended is not None else None
+
+
+def report(message: str) -> StageReport | None:
+    """A termination message as a StageReport, if it is one."""
+    try:
+        return StageReport.model_validate_json(message)
+    except ValidationError:
+        return None
+
+
+def waiting(pod: Pod, now: datetime) -> Remark | None:
+    """Why a pod does not run yet, when that is worth saying."""
+    scheduled = pod.condition("PodScheduled")
+    if scheduled is not None and scheduled.status == "False" and scheduled.reason == "Unschedulable":
+        since = scheduled.last_transition_time
+        if since is None or now - since > UNSCHEDULABLE_AFTER:
+            return Remark(Reason.UNSCHEDULABLE, f"no node takes pod {pod.metadata.name}: {scheduled.message}")
+        return None
+    for container in pod.containers:
+        state = container.state.waiting
+        if state is None:
+            continue
+        if state.reason in IMAGE_REASONS:
+            return Remark(Reason.PENDING, f"pod {pod.metadata.name} has no image: {state.reason}: {state.message}")
+        if state.reason in ("CreateContainerConfigError", "CreateContainerError"):
+            return Remark(Reason.PENDING, f"pod {pod.metadata.name} cannot start: {state.message}")
+    return None
+
+
+async def create(kube: Kube, request: StageRequest) -> bool:
+    """ConfigMap, then Job; both are there already when this pass is a repetition. True when the Job is new."""
+    await kube.create(config_map(request), request.owner.uid)
+    return await kube.create(job(request), request.owner.uid)
+
+
+async def missing(
+    kube: Kube, cycle: ImprovementCycle, suites: Iterable[Suite] = (), anchors: Anchors | None = None
+) -> Remark | None:
+    """What the spec names and is not there: the Secret, a ConfigMap or a key; with the fix. None: all is there."""
+    namespace = cycle.metadata.namespace
+    secret = cycle.spec.storage.credentials_secret
+    if secret is not None and await kube.get(Secret, namespace, secret.name) is None:
+        return Remark(
+            Reason.MISSING_SECRET,
+            f"storage.credentialsSecret: there is no Secret {secret.name} in namespace {namespace}; create it with the "
+            "keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    wanted = [(f"evaluation.suites[{suite.name}].cases", suite.cases.config_map) for suite in suites]
+    if anchors is not None:
+        wanted.append(("curation.anchors", anchors.config_map))
+    keys: dict[str, set[str] | None] = {}
+    for field, reference in wanted:
+        if reference.name not in keys:
+            found = await kube.get(ConfigMap, namespace, reference.name)
+            keys[reference.name] = None if found is None else found.keys
+        said = _missing_key(field, reference, namespace, keys[reference.name])
+        if said is not None:
+            return said
+    return None
+
+
+def _missing_key(field: str, reference: ConfigMapKey, namespace: str, keys: set[str] | None) -> Remark | None:
+    if keys is None:
+        text = f"{field}: there is no ConfigMap {reference.name} in namespace {namespace}; create it"
+        return Remark(Reason.MISSING_CONFIG_MAP, f"{text} with the key {reference.key}")
+    if reference.key not in keys:
+        there = ", ".join(sorted(keys)) or "none"
+        text = f"{field}: ConfigMap {reference.name} has no key {reference.key} (it has: {there})"
+        return Remark(Reason.MISSING_CONFIG_MAP, f"{text}; add the key, or name one of these")
+    return None
