@@ -1,0 +1,188 @@
+"""The chart against the real API server: accepted without a warning, and exactly the permissions that are needed."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ratchet_local import CommandError, Platform
+
+from .conftest import Render
+from .test_render import CASES
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.slow]
+
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+
+
+@pytest.fixture
+def restricted(cluster: Platform) -> Iterator[str]:
+    """A namespace that enforces the restricted Pod Security Standard."""
+    name = f"restricted-{secrets.token_hex(4)}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(body))
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def _list(objects: list[dict[str, Any]]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_accepted_without_a_warning(cluster: Platform, restricted: str, render: Render, name: str) -> None:
+    """Strict field validation refuses a field that Kubernetes does not know; warnings are errors."""
+    values = CASES[name] | {"watch": {"namespaces": [restricted]}} if "watch" in CASES[name] else CASES[name]
+    objects = [o for o in render(values, namespace=restricted).objects if o["kind"] != "PodMonitor"]
+    answer = cluster.kubectl(
+        "apply", "--dry-run=server", "--server-side", "--validate=strict", "--warnings-as-errors", "-f", "-",
+        input=_list(objects),
+    )  # fmt: skip
+    assert answer.count("serverside-applied") == len(objects)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("component", ["operator", "gateway"])
+def test_pods_are_admitted_where_the_standard_is_enforced(
+    cluster: Platform, restricted: str, render: Render, component: str, name: str
+) -> None:
+    """A Deployment is only warned about; the pods themselves are refused."""
+    template = render(CASES[name], namespace=restricted).only("Deployment", f"ratchet-{component}")["spec"]["template"]
+    pod = template | {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"] | {"name": "probe"}}
+    pod["metadata"]["namespace"] = restricted
+    # Admission needs the account and the class; what is proven here is the pod's security.
+    pod["spec"] = pod["spec"] | {"serviceAccountName": "default", "priorityClassName": ""}
+    accounts = cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", restricted, "--timeout=60s")
+    assert "condition met" in accounts
+    apply = ("apply", "--dry-run=server", "--warnings-as-errors", "-f", "-")
+    assert "created" in cluster.kubectl(*apply, input=json.dumps(pod))
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    with pytest.raises(CommandError, match="violates PodSecurity"):
+        cluster.kubectl(*apply, input=json.dumps(pod))
+
+
+@dataclass(frozen=True)
+class Account:
+    """A service account and where it works."""
+
+    cluster: Platform
+    user: str
+
+    def may(self, verb: str, resource: str, namespace: str, group: str = "", name: str = "") -> bool:
+        """Ask the API server's authorizer."""
+        kind, _, part = resource.partition("/")
+        attributes = {
+            "verb": verb, "group": group, "resource": kind, "subresource": part, "namespace": namespace, "name": name,
+        }  # fmt: skip
+        review = {
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {"user": self.user, "groups": ["system:serviceaccounts"], "resourceAttributes": attributes},
+        }  # fmt: skip
+        answer = self.cluster.kubectl("create", "-f", "-", "-o", "jsonpath={.status.allowed}", input=json.dumps(review))
+        return answer.strip() == "true"
+
+
+@pytest.fixture
+def installed(cluster: Platform, restricted: str, namespace: str, render: Render) -> Iterator[tuple[str, str, str]]:
+    """The chart's roles for one watched namespace: (home, watched, not watched)."""
+    values = {"watch": {"namespaces": [namespace]}}
+    rendered = render(values, namespace=restricted)
+    kinds = ("Role", "RoleBinding", "ServiceAccount")
+    cluster.kubectl("apply", "-f", "-", input=_list([o for kind in kinds for o in rendered.of(kind)]))
+    yield restricted, namespace, "default"
+
+
+OPERATOR_MAY = [
+    *[(verb, "improvementcycles", "ratchet.dev") for verb in ("get", "list", "watch")],
+    *[(verb, "modelversions", "ratchet.dev") for verb in ("get", "list", "watch", "create", "patch")],
+    ("update", "improvementcycles/status", "ratchet.dev"),
+    ("patch", "improvementcycles/status", "ratchet.dev"),
+    ("update", "modelversions/status", "ratchet.dev"),
+    *[(verb, "jobs", "batch") for verb in ("get", "list", "watch", "create", "delete")],
+    *[(verb, "deployments", "apps") for verb in ("get", "list", "watch", "create", "patch", "delete")],
+    *[(verb, "configmaps", "") for verb in ("get", "create")],
+    *[(verb, "pods", "") for verb in ("get", "list", "watch")],
+    ("get", "secrets", ""),
+    ("create", "events", "events.k8s.io"),
+]
+OPERATOR_MAY_NOT = [
+    *[(verb, "improvementcycles", "ratchet.dev") for verb in ("create", "update", "patch", "delete")],
+    *[(verb, "modelversions", "ratchet.dev") for verb in ("update", "delete")],
+    *[(verb, "secrets", "") for verb in ("list", "watch", "create", "update", "patch", "delete")],
+    *[(verb, "pods", "") for verb in ("create", "delete", "patch")],
+    ("create", "pods/exec", ""),
+    ("get", "nodes", ""),
+    ("create", "clusterrolebindings", "rbac.authorization.k8s.io"),
+    ("create", "serviceaccounts/token", ""),
+    ("*", "*", "*"),
+]
+
+
+GATEWAY_MAY = [
+    (verb, resource, group)
+    for verb in ("get", "list", "watch")
+    for resource, group in (("improvementcycles", "ratchet.dev"), ("pods", ""))
+]
+GATEWAY_MAY_NOT = [
+    *[(verb, "improvementcycles", "ratchet.dev") for verb in ("create", "update", "patch", "delete")],
+    ("update", "improvementcycles/status", "ratchet.dev"),
+    *[("get", resource, "") for resource in ("secrets", "configmaps", "services", "nodes", "pods/log")],
+    ("get", "modelversions", "ratchet.dev"),
+    ("create", "events", "events.k8s.io"),
+    ("delete", "pods", ""),
+    ("*", "*", "*"),
+]
+
+Question = tuple[str, str, str]
+
+
+@pytest.mark.parametrize(
+    ("component", "may", "may_not"),
+    [("operator", OPERATOR_MAY, OPERATOR_MAY_NOT), ("gateway", GATEWAY_MAY, GATEWAY_MAY_NOT)],
+)
+def test_permissions(
+    cluster: Platform, installed: tuple[str, str, str], component: str, may: list[Question], may_not: list[Question]
+) -> None:
+    home, watched, other = installed
+    account = Account(cluster, f"system:serviceaccount:{home}:ratchet-{component}")
+    assert [q for q in may if not account.may(q[0], q[1], watched, q[2])] == []
+    assert [q for q in may_not if account.may(q[0], q[1], watched, q[2])] == []
+    assert [q for q in may if account.may(q[0], q[1], other, q[2])] == [], "reaches beyond the namespaces it watches"
+
+
+def test_operator_at_home(cluster: Platform, installed: tuple[str, str, str]) -> None:
+    home, watched, _ = installed
+    operator = Account(cluster, f"system:serviceaccount:{home}:ratchet-operator")
+    group = "coordination.k8s.io"
+    assert operator.may("create", "leases", home, group)
+    assert operator.may("update", "leases", home, group, "ratchet-operator")
+    assert not operator.may("update", "leases", home, group, "somebody-elses")
+    assert not operator.may("create", "leases", watched, group)
+    assert operator.may("list", "pods", home), "it asks the gateway's pods for the weights in force"
+    assert not operator.may("get", "secrets", home)
+
+
+def test_people_with_the_built_in_roles(cluster: Platform, namespace: str, render: Render) -> None:
+    """view reads cycles and versions, edit writes them, by aggregation."""
+    rendered = render()
+    roles = [role for role in rendered.of("ClusterRole") if "rbac" in json.dumps(role["metadata"]["labels"])]
+    assert len(roles) == 2
+    cluster.kubectl("apply", "-f", "-", input=_list(roles))
+    for role in ("view", "edit"):
+        cluster.kubectl(
+            "create", "rolebinding", f"a-{role}er", f"--clusterrole={role}", f"--user={role}er", "-n", namespace
+        )
+    # The controller that aggregates works in its own time. Our rule of `edit` is the one with this verb in fifth place.
+    for role, one in (("view", '@.apiGroups[0]=="ratchet.dev"'), ("edit", '@.verbs[4]=="deletecollection"')):
+        arrived = f"--for=jsonpath={{.rules[?({one})].apiGroups[0]}}=ratchet.dev"
+        cluster.kubectl("wait", f"clusterrole/{role}", "--timeout=120s", arrived)
+    viewer, editor = Account(cluster, "viewer"), Account(cluster, "editer")
+    for resource in ("improvementcycles", "modelversions"):
+        assert viewer.may("list", resource, namespace, "ratchet.dev")
+        assert not viewer.may("create", resource, namespace, "ratchet.dev")
+        assert editor.may("list", resource, namespace, "ratchet.dev")
+        assert editor.may("patch", resource, namespace, "ratchet.dev")
+        assert not editor.may("patch", f"{resource}/status", namespace, "ratchet.dev")
