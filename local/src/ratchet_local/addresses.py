@@ -87,19 +87,23 @@ def bindable(address: str, port: int) -> bool:
         return True
 
 
-def choose_port(address: str, preferred: int, taken: set[int]) -> int:
-    """`preferred` when it is free on `address`, else a free one; adds it to `taken`.
+def choose_port(address: str, preferred: int, taken: set[int], also: str | None = None) -> int:
+    """`preferred` when it is free on `address` (and on `also`), else a free one; adds it to `taken`.
 
     Raises PlatformError when 50 tries find none.
     """
-    if preferred not in taken and bindable(address, preferred):
+
+    def free(port: int) -> bool:
+        return port not in taken and bindable(address, port) and (also is None or bindable(also, port))
+
+    if free(preferred):
         taken.add(preferred)
         return preferred
     for _ in range(50):
         with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
             probe.bind((address, 0))
             port = int(probe.getsockname()[1])
-        if port not in taken and port < 55_000:  # seaweedfs adds 10,000 for its gRPC twin
+        if free(port) and port < 55_000:  # seaweedfs adds 10,000 for its gRPC twin
             taken.add(port)
             return port
     raise PlatformError(f"no free TCP port on {address}: something uses up all ephemeral ports of this machine")

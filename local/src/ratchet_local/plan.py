@@ -70,11 +70,19 @@ class Ports:
         def pick(preferred: int) -> int:
             return choose_port(address, preferred, taken)
 
+        # SeaweedFS listens on 127.0.0.1 as well, whatever -ip.bind says, and refuses a port that anybody has on any
+        # address. So every platform asks for numbers of its own, or two that start at once would take the same.
+        _, second, third, _ = (int(part) for part in address.split("."))
+        own = 20_000 + (second * 256 + third) % 1200 * 10
+
+        def pick_for_s3(number: int) -> int:
+            return choose_port(address, own + number, taken, also="0.0.0.0")
+
         return cls(
             etcd=pick(2379), etcd_peer=pick(2380), api=pick(6443), controller_manager=pick(10257),
-            scheduler=pick(10259), kubelet=pick(10250), prometheus=pick(9090), s3=pick(8333), s3_master=pick(9333),
-            s3_volume=pick(9340), s3_filer=pick(8888),
-            s3_grpc=(pick(19333), pick(19340), pick(18888), pick(18333)),
+            scheduler=pick(10259), kubelet=pick(10250), prometheus=pick(9090), s3=pick_for_s3(0),
+            s3_master=pick_for_s3(1), s3_volume=pick_for_s3(2), s3_filer=pick_for_s3(3),
+            s3_grpc=(pick_for_s3(4), pick_for_s3(5), pick_for_s3(6), pick_for_s3(7)),
         )  # fmt: skip
 
 
