@@ -26,8 +26,9 @@ def install(platform: Platform, chart: Path, release: str, namespace: str, value
         command += ["--values", str(values), "--timeout", f"{timeout:.0f}"]
     answer = subprocess.run(command, env=platform.env(), capture_output=True, text=True, check=False)
     if answer.returncode != 0:
-        known = platform.kubectl("get", "pods,events", "--namespace", namespace)
-        raise DemoError(f"the chart could not be installed: {answer.stderr.strip()}", known)
+        # Helm's engine logs to the same stream; what it logs begins with a date.
+        words = [line for line in answer.stderr.splitlines() if line and not line[0].isdigit()]
+        raise DemoError(f"the chart could not be installed: {'; '.join(words)}")
 
 
 def main() -> int:

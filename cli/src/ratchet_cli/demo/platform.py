@@ -14,7 +14,8 @@ import yaml
 
 from ratchet_api.artifacts import MANIFEST, Manifest
 from ratchet_cli.demo.chart import install
-from ratchet_cli.demo.errors import Unprepared
+from ratchet_cli.demo.cluster import Cluster
+from ratchet_cli.demo.errors import DemoError, Unprepared
 from ratchet_cli.demo.screen import Screen
 from ratchet_cli.demo.settings import Settings
 from ratchet_cli.demo.storage import ArtifactStore
@@ -106,7 +107,11 @@ def install_chart(platform: Platform, settings: Settings, screen: Screen) -> Non
     path = settings.state / "values.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     screen.command(f"helm install ratchet charts/ratchet --namespace {SYSTEM_NAMESPACE} --values {path.name} --wait")
-    install(platform, settings.chart, "ratchet", SYSTEM_NAMESPACE, path, settings.patience(180))
+    try:
+        install(platform, settings.chart, "ratchet", SYSTEM_NAMESPACE, path, settings.patience(180))
+    except DemoError as error:
+        cluster = Cluster(platform.kubeconfig, SYSTEM_NAMESPACE, settings.cycle)
+        raise DemoError(str(error), cluster.diagnosis([SYSTEM_NAMESPACE])) from None
 
 
 def chart_values(prometheus_url: str) -> dict[str, Any]:
