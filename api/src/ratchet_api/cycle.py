@@ -305,6 +305,8 @@ class RolloutStatus(Observed):
     """What ended it."""
     weight_zero_at: Time | None = None
     """RollingBack: when every gateway was seen to send the candidate nothing."""
+    settled: bool = False
+    """Done: whether its end is in serving, rejected, lastGood and history."""
 
 
 class Rejected(Observed):

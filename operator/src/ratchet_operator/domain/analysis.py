@@ -1,16 +1,28 @@
 """One look at one metric, judged: Pass, Fail or Unknown.
 
 Room: operator/domain. Pure. Fetching is `clients`' business; what was read arrives here as `Reading`s.
+Anything but exactly one finite number per arm is Unknown, which neither promotes nor rolls back.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
-from ratchet_api.cycle import Check, Reference
+from ratchet_api.cycle import Check, Reference, Verdict
 from ratchet_api.rollout import Metric
+from ratchet_operator.domain import sequential
 
 UnknownReason = Literal["NoData", "TooFewSamples", "QueryError", "Stale", "ManySeries"]
+Kind = Literal["proportion", "ratioToStable", "threshold"]
+
+STALE_AFTER = 150.0
+"""Seconds without a scrape after which figures are Stale: two and a half of Prometheus' default scrape interval, and
+half of the five minutes for which it goes on answering with the last sample."""
+_LARGEST = Decimal(10) ** 12 - 1
+_BAD_EVENTS = {"feedback": "thumbs-down", "errors": "server errors"}
+_UNITS = {"latencyP95": " s", "timeToFirstTokenP95": " s"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,26 @@ class ArmReadings:
     """Seconds since the gateway's series of this arm were last scraped."""
 
 
+@dataclass(frozen=True)
+class _Figures:
+    """An arm's value with the events behind it; samples None: not asked for. `enough`: at least minSamples."""
+
+    value: float
+    samples: float | None
+    enough: bool
+
+
+def kind_of(metric: Metric) -> Kind:
+    """How a metric is judged. Raises ValueError (a sentence) for one that is neither a preset nor of a kind."""
+    if metric.preset in ("feedback", "errors"):
+        return "proportion"
+    if metric.preset is not None:
+        return "ratioToStable"
+    if metric.kind is None:
+        raise ValueError(f"rollout.metrics[{metric.name}]: write a preset, or a kind with its queries")
+    return metric.kind
+
+
 def judge(
     metric: Metric, candidate: ArmReadings, stable: ArmReadings, now: datetime, reference: Reference | None = None
 ) -> Check:
@@ -51,7 +83,37 @@ def judge(
     `reference`: stable's figures from before it lost its traffic; when given, `stable` is not looked at
     (see queries.plan, which says when).
     """
-    raise NotImplementedError
+    try:
+        kind = kind_of(metric)
+    except ValueError as error:
+        return Check(name=metric.name, verdict="Unknown", reason="QueryError", message=str(error), measured_at=now)
+    if kind == "threshold":
+        return _threshold(metric, _figures(metric, "threshold", candidate), now)
+    theirs = _stable(metric, kind, stable, reference)
+    if reference is None and isinstance(theirs, _Figures) and theirs.enough:
+        reference = Reference(value=figure(theirs.value), samples=_whole(theirs.samples), at=now)
+        before = False
+    else:
+        before = reference is not None
+    ours = _figures(metric, kind, candidate)
+    check = Check(name=metric.name, verdict="Unknown", reference=reference, measured_at=now)
+    for arm, figures in (("candidate", ours), ("stable", theirs)):
+        if isinstance(figures, NoSample):
+            message = f"{metric.name}: {arm}: {figures.message}"
+            return check.model_copy(update={"reason": figures.reason, "message": message})
+    assert isinstance(ours, _Figures)
+    assert isinstance(theirs, _Figures)
+    check = check.model_copy(
+        update={
+            "candidate": figure(ours.value),
+            "stable": figure(theirs.value),
+            "candidate_samples": _whole(ours.samples),
+            "stable_samples": _whole(theirs.samples),
+        }
+    )
+    if not (ours.enough and theirs.enough):
+        return _too_few(metric, check)
+    return (_proportion if kind == "proportion" else _ratio)(metric, ours, theirs, check, before)
 
 
 def fold(previous: Check | None, new: Check) -> Check:
@@ -59,4 +121,170 @@ def fold(previous: Check | None, new: Check) -> Check:
 
     A look that is known already (same measured_at) changes nothing.
     """
-    raise NotImplementedError
+    if previous is None:
+        previous = new.model_copy(update={"reference": None, "passed_at": None, "first_failed_at": None})
+    elif previous.measured_at == new.measured_at:
+        return previous
+    failed, passed, unknown = (new.verdict == v for v in ("Fail", "Pass", "Unknown"))
+    return new.model_copy(
+        update={
+            "passes": previous.passes + passed,
+            "failures": previous.failures + failed,
+            "unknowns": previous.unknowns + 1 if unknown else 0,
+            "passed_at": new.measured_at if passed else previous.passed_at,
+            "first_failed_at": previous.first_failed_at or (new.measured_at if failed else None),
+            "reference": new.reference or previous.reference,
+        }
+    )
+
+
+def figure(value: float) -> Decimal:
+    """A float as the decimal that a status can carry: six places, at most twelve digits before the point."""
+    exact = max(-_LARGEST, min(_LARGEST, Decimal(repr(value))))
+    rounded = exact.quantize(Decimal("0.000001"), rounding=ROUND_HALF_EVEN)
+    return Decimal(format(rounded, "f").rstrip("0").rstrip(".") or "0") + 0
+
+
+def _proportion(metric: Metric, ours: _Figures, theirs: _Figures, check: Check, before: bool) -> Check:
+    n, n_stable = ours.samples or 0.0, theirs.samples or 0.0
+    # The smallest arms that are judged at all have the tightest interval: regressions are seen early or not at all.
+    interval = sequential.difference(
+        ours.value * n, n, theirs.value * n_stable, n_stable, tuned_for=max(1.0, 0.7 * metric.min_samples)
+    )
+    margin = float(metric.margin)
+    verdict: Verdict = "Pass"
+    wanting = ""
+    if interval.lower > margin:
+        verdict = "Fail"
+    elif metric.assurance == "NonInferior" and interval.upper >= margin:
+        verdict, wanting = "Unknown", "; not yet proven within the margin"
+    elif metric.assurance == "Superior" and interval.upper >= 0:
+        verdict, wanting = "Unknown", "; not yet proven better"
+    places = 1 if margin >= 0.01 else 2
+    share, share_stable, gap, lower, upper, limit = (
+        round(100 * x, places) + 0.0
+        for x in (ours.value, theirs.value, interval.difference, interval.lower, interval.upper, margin)
+    )
+    message = (
+        f"{metric.name}: {_BAD_EVENTS.get(metric.preset or '', 'bad')} {share:.{places}f} % (n {n:.0f}) vs "
+        f"{share_stable:.{places}f} % stable{' before' if before else ''} (n {n_stable:.0f}): {gap:+.{places}f} points "
+        f"[{lower:.{places}f}, {upper:.{places}f}], limit {limit:+.{places}f}{wanting}"
+    )
+    update = {
+        "verdict": verdict,
+        "reason": "TooFewSamples" if wanting else "",
+        "message": message,
+        "lower": figure(interval.lower),
+        "upper": figure(interval.upper),
+        "limit": figure(margin),
+    }
+    return check.model_copy(update=update)
+
+
+def _ratio(metric: Metric, ours: _Figures, theirs: _Figures, check: Check, before: bool) -> Check:
+    if theirs.value <= 0 or ours.value < 0:
+        message = (
+            f"{metric.name}: {ours.value:.4g} vs {theirs.value:.4g} stable: "
+            "a ratio needs a value above 0 in stable and none below 0 in the candidate"
+        )
+        return check.model_copy(update={"reason": "QueryError", "message": message})
+    ratio = ours.value / theirs.value
+    unit = _UNITS.get(metric.preset or "", "")
+    message = (
+        f"{metric.name}: {ours.value:.3g}{unit}{_behind(ours)} vs {theirs.value:.3g}{unit} stable"
+        f"{' before' if before else ''}{_behind(theirs)}: {ratio:.2f}x, limit {metric.limit}x"
+    )
+    verdict: Verdict = "Fail" if ratio > float(metric.limit) else "Pass"
+    return check.model_copy(update={"verdict": verdict, "message": message, "limit": metric.limit})
+
+
+def _threshold(metric: Metric, ours: _Figures | NoSample, now: datetime) -> Check:
+    check = Check(name=metric.name, verdict="Unknown", measured_at=now)
+    if isinstance(ours, NoSample):
+        message = f"{metric.name}: candidate: {ours.message}"
+        return check.model_copy(update={"reason": ours.reason, "message": message})
+    too_high = metric.max is not None and ours.value > float(metric.max)
+    too_low = metric.min is not None and ours.value < float(metric.min)
+    limit = metric.min if too_low or metric.max is None else metric.max
+    check = check.model_copy(
+        update={"candidate": figure(ours.value), "candidate_samples": _whole(ours.samples), "limit": limit}
+    )
+    if not ours.enough:
+        return _too_few(metric, check)
+    if limit is None:
+        message = f"{metric.name}: a threshold needs a bound: write max, min or both"
+        return check.model_copy(update={"reason": "QueryError", "message": message})
+    bounds = " and ".join(
+        f"{word} {bound}" for word, bound in (("at least", metric.min), ("at most", metric.max)) if bound is not None
+    )
+    message = f"{metric.name}: {ours.value:.4g}{_behind(ours)}, limit {bounds}"
+    return check.model_copy(update={"verdict": "Fail" if too_high or too_low else "Pass", "message": message})
+
+
+def _too_few(metric: Metric, check: Check) -> Check:
+    counts = [f"candidate {check.candidate_samples}"]
+    if check.stable_samples is not None:
+        counts.append(f"stable {check.stable_samples}")
+    message = f"{metric.name}: waits for samples: {', '.join(counts)}, at least {metric.min_samples}"
+    return check.model_copy(update={"reason": "TooFewSamples", "message": message})
+
+
+def _figures(metric: Metric, kind: Kind, arm: ArmReadings) -> _Figures | NoSample:
+    if isinstance(arm.age, Sample) and arm.age.value > STALE_AFTER:
+        return NoSample("Stale", f"last scraped {arm.age.value:.0f} s ago, more than {STALE_AFTER:.0f}")
+    if kind == "proportion":
+        bad, total = _number(arm.bad, "bad"), _number(arm.all, "all")
+        return _share(metric, bad, total)
+    value = _number(arm.value, "query")
+    samples = _number(arm.samples, "samples") if arm.samples is not None else None
+    if isinstance(samples, NoSample):
+        return samples
+    if samples is not None and samples <= 0:
+        return NoSample("NoData", "no events yet")
+    # A value without enough events behind it may well be NaN: then the events are what is missing.
+    if isinstance(value, NoSample):
+        return value
+    return _Figures(value, samples, samples is None or round(samples) >= metric.min_samples)
+
+
+def _share(metric: Metric, bad: float | NoSample, total: float | NoSample) -> _Figures | NoSample:
+    for number in (total, bad):
+        if isinstance(number, NoSample):
+            return number
+    assert not isinstance(bad, NoSample)
+    assert not isinstance(total, NoSample)
+    if bad < 0 or total < 0:
+        return NoSample("QueryError", f"counts must not be negative, but bad is {bad:.4g} and all is {total:.4g}")
+    # increase() extrapolates each series by itself, so that bad may come out a little above all.
+    if bad > 1.1 * total + 1:
+        return NoSample("QueryError", f"bad ({bad:.4g}) must be part of all ({total:.4g})")
+    if total == 0:
+        return NoSample("NoData", "no events yet")
+    return _Figures(min(1.0, bad / total), total, round(total) >= metric.min_samples)
+
+
+def _stable(metric: Metric, kind: Kind, stable: ArmReadings, reference: Reference | None) -> _Figures | NoSample:
+    if reference is not None:
+        samples = None if reference.samples is None else float(reference.samples)
+        return _Figures(float(reference.value), samples, True)
+    if stable == ArmReadings():
+        return NoSample("NoData", "no figures from before it lost its traffic")
+    return _figures(metric, kind, stable)
+
+
+def _number(reading: Reading | None, query: str) -> float | NoSample:
+    if reading is None:
+        return NoSample("QueryError", f"{query} was not asked")
+    if isinstance(reading, NoSample):
+        return reading
+    if not math.isfinite(reading.value):
+        return NoSample("NoData", f"{query} gave {reading.value}")
+    return reading.value
+
+
+def _whole(samples: float | None) -> int | None:
+    return None if samples is None else round(samples)
+
+
+def _behind(figures: _Figures) -> str:
+    return "" if figures.samples is None else f" (n {figures.samples:.0f})"

@@ -1,14 +1,26 @@
 """The gate: is a version proven better, offline?
 
 Room: operator/domain. Pure.
+
+All targets must be proven and all guardrails and safety suites must hold, each at the policy's confidence. Because
+every one of them has to pass, the chance of a wrong acceptance does not grow with their number (intersection-union
+test: Berger 1982, doi:10.1080/00401706.1982.10487790), so nothing is corrected for multiplicity.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from statistics import NormalDist
 
-from ratchet_api.evaluation import EvaluationPolicy
+from ratchet_api.evaluation import EvaluationPolicy, Suite
 from ratchet_api.reasons import Reason
-from ratchet_api.version import SuiteResult
+from ratchet_api.version import SuiteResult, points
+
+POWER = 0.8
+"""Chance to see a gain of minImprovement that the number of needed cases is reckoned for."""
+_ROUNDING = Decimal("0.002")
+"""Difference between reported figures that rounding explains."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,146 @@ class GateDecision:
     guardrail: str
 
 
+@dataclass(frozen=True)
+class _Finding:
+    """One suite judged; reason None: it is as it has to be."""
+
+    reason: Reason | None
+    message: str
+
+
+_GRAVITY = (Reason.SAFETY_LOST, Reason.GUARDRAIL_LOST, Reason.NOT_BETTER, Reason.UNDERPOWERED)
+
+
 def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDecision:
-    """Accept when every target is proven better and no guardrail or safety suite lost."""
-    raise NotImplementedError
+    """Accept when every target is proven better and no guardrail or safety suite lost.
+
+    A report that is incomplete, contradicts itself or holds anything but finite numbers is a DataError.
+    """
+    if not any(suite.role == "target" for suite in policy.suites):
+        message = "evaluation.suites: no suite has role: target, so nothing could be proven better; add one"
+        return GateDecision(False, Reason.INVALID_SPEC, message, "", "")
+    if (trouble := _trouble(policy, results)) is not None:
+        return GateDecision(False, Reason.DATA_ERROR, f"the evaluation report cannot be used: {trouble}", "", "")
+    by_name = {result.name: result for result in results}
+    judged = [(suite, by_name[suite.name], _judge(policy, suite, by_name[suite.name])) for suite in policy.suites]
+    target = _column([(r, f"{points(r.difference)} (p {_p(r.p_value)})") for s, r, _ in judged if s.role == "target"])
+    guardrail = _column(
+        [
+            (r, f"{points(r.difference)} {'veto' if finding.reason else 'ok'}")
+            for s, r, finding in judged
+            if s.role != "target"
+        ]
+    )
+    against = [finding for _, _, finding in judged if finding.reason is not None]
+    reason = next((reason for reason in _GRAVITY if any(f.reason == reason for f in against)), Reason.ACCEPTED)
+    message = "; ".join(finding.message for finding in against or [finding for _, _, finding in judged])
+    return GateDecision(not against, reason, message, target, guardrail)
+
+
+def cases_needed(difference: float, discordant: float, confidence: float, power: float = POWER) -> int:
+    """Cases for McNemar's one-sided test to see a gain of `difference` (> 0) when a share `discordant` of them changes.
+
+    Connor 1987 (doi:10.2307/2531961), equation for paired proportions without continuity correction.
+    """
+    if not difference > 0:
+        raise ValueError(f"a gain of {difference} cannot be seen with any number of cases")
+    discordant = max(discordant, difference)
+    z_error, z_power = NormalDist().inv_cdf(confidence), NormalDist().inv_cdf(power)
+    root = z_error * math.sqrt(discordant) + z_power * math.sqrt(discordant - difference**2)
+    return math.ceil((root / difference) ** 2)
+
+
+def _judge(policy: EvaluationPolicy, suite: Suite, result: SuiteResult) -> _Finding:
+    gain, at_least = points(result.difference), points(result.lower_bound)
+    measured = f"{suite.name} {gain} points (at least {at_least}, n {result.cases}"
+    match suite.role:
+        case "target":
+            return _target(policy, result, f"{measured}, p {_p(result.p_value)})")
+        case "guardrail":
+            limit = f"limit {points(-suite.margin)}"
+            if result.lower_bound > -suite.margin:
+                return _Finding(None, f"{measured}), {limit}")
+            return _Finding(Reason.GUARDRAIL_LOST, f"{measured}) may have lost more than its margin, {limit}")
+        case "safety":
+            if result.worse == 0 and result.candidate >= result.champion:
+                return _Finding(None, f"{measured}), no case lost")
+            message = f"{measured}) lost {result.worse} cases that the champion passes, limit 0"
+            return _Finding(Reason.SAFETY_LOST, message)
+
+
+def _target(policy: EvaluationPolicy, result: SuiteResult, measured: str) -> _Finding:
+    asked = policy.min_improvement
+    wanted = f"minImprovement {points(asked)}"
+    if result.lower_bound > 0:
+        if result.difference >= asked:
+            return _Finding(None, f"{measured}, {wanted}")
+        return _Finding(Reason.NOT_BETTER, f"{measured} is better, but by less than {wanted}")
+    # The lower bound mirrored at the estimate: what the data do not rule out above it.
+    at_best = 2 * result.difference - result.lower_bound
+    seen = asked if asked > 0 else max(result.difference, Decimal(0))
+    if seen == 0 or at_best < seen:
+        return _Finding(Reason.NOT_BETTER, f"{measured} is not better, {wanted}")
+    # Two added cases, one of them discordant: no discordant pair at all does not mean that there never is one.
+    discordant = (result.better + result.worse + 1) / (result.cases + 2)
+    needed = cases_needed(float(seen), discordant, float(policy.confidence))
+    if result.cases >= needed:
+        return _Finding(Reason.NOT_BETTER, f"{measured} is not proven better, {wanted}")
+    return _Finding(
+        Reason.UNDERPOWERED,
+        f"{measured} is not proven better, {wanted}: {result.cases} cases are too few to see {points(seen)} points, "
+        f"about {needed} are needed",
+    )
+
+
+def _trouble(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> str | None:
+    """What is wrong with the report, in words; None when it can be judged."""
+    roles = {suite.name: suite.role for suite in policy.suites}
+    names = [result.name for result in results]
+    for name in roles:
+        if names.count(name) != 1:
+            return f"suite {name} has {names.count(name) or 'no'} result{'s' if names.count(name) > 1 else ''}"
+    for result in results:
+        if result.name not in roles:
+            return f"suite {result.name} is not part of the evaluation"
+        if result.role != roles[result.name]:
+            return f"suite {result.name} was run as {result.role}, but is a {roles[result.name]}"
+        if (trouble := _contradiction(result)) is not None:
+            return f"suite {result.name}: {trouble}"
+    return None
+
+
+def _contradiction(result: SuiteResult) -> str | None:
+    numbers = {
+        "champion": result.champion,
+        "candidate": result.candidate,
+        "difference": result.difference,
+        "lowerBound": result.lower_bound,
+        "pValue": result.p_value,
+    }
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            return f"{name} is {number}"
+    if result.cases < 1:
+        return "it has no cases"
+    for name in ("champion", "candidate", "pValue"):
+        if not 0 <= numbers[name] <= 1:
+            return f"{name} {numbers[name]} is not between 0 and 1"
+    if min(result.better, result.worse) < 0 or result.better + result.worse > result.cases:
+        return f"better {result.better} and worse {result.worse} do not fit {result.cases} cases"
+    if abs(result.candidate - result.champion - result.difference) > _ROUNDING:
+        return f"difference {result.difference} is not candidate {result.candidate} - champion {result.champion}"
+    if result.lower_bound > result.difference + _ROUNDING:
+        return f"lowerBound {result.lower_bound} is above the difference {result.difference}"
+    return None
+
+
+def _column(entries: Sequence[tuple[SuiteResult, str]]) -> str:
+    if len(entries) == 1:
+        return entries[0][1]
+    return ", ".join(f"{result.name} {text}" for result, text in entries)
+
+
+def _p(value: Decimal) -> str:
+    """A p value as people write it: 0.003, 1e-6."""
+    return "<1e-12" if value <= 0 else f"{float(value):.1g}".replace("e-0", "e-")

@@ -1,13 +1,25 @@
 """PromQL of each metric for each arm.
 
 Room: operator/domain. Pure: makes strings.
+
+Proportions count events since the step began, so that their evidence grows; ratios and thresholds look at the last
+rollout.window. Both arms are always asked over the same window.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from ratchet_api import metrics as series
+from ratchet_api.base import format_duration
 from ratchet_api.cycle import Reference, RolloutStatus
-from ratchet_api.rollout import Metric, Rollout
+from ratchet_api.rollout import Metric, Preset, Rollout
+from ratchet_operator.domain.analysis import kind_of
+
+_VARIABLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_VARIABLES = ("namespace", "cycle", "version", "window")
+_SHORTEST = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -28,22 +40,106 @@ class Look:
     metric: Metric
     candidate: ArmQueries
     stable: ArmQueries | None
-    """None: stable has no traffic; judge by `reference`."""
+    """None: not needed; judge with an empty ArmReadings() and with `reference`."""
     reference: Reference | None
 
 
 def plan(
     status: RolloutStatus, spec: Rollout, namespace: str, cycle: str, stable_version: str, now: datetime
 ) -> tuple[Look, ...]:
-    """All queries of one measurement of this rollout. Raises ValueError (a sentence) for an unknown {{ variable }}."""
-    raise NotImplementedError
+    """All queries of one measurement of this rollout. Raises ValueError (a sentence) for an unknown {{ variable }}.
+
+    At weight 100 stable has no traffic to be compared with, so its figures from before (Check.reference) stand in.
+    """
+    kept = {check.name: check.reference for check in status.checks}
+    looks = []
+    for metric in spec.metrics:
+        proportion = kind_of(metric) == "proportion"
+        window = _since_begin(status, spec, now) if proportion else spec.window
+        candidate = arm_queries(metric, namespace, cycle, status.version, window)
+        stable = arm_queries(metric, namespace, cycle, stable_version, window)
+        if kind_of(metric) == "threshold":
+            looks.append(Look(metric, candidate, None, None))
+        elif status.weight >= 100:
+            looks.append(Look(metric, candidate, None, kept.get(metric.name)))
+        else:
+            looks.append(Look(metric, candidate, stable, None))
+    return tuple(looks)
+
+
+def _since_begin(status: RolloutStatus, spec: Rollout, now: datetime) -> timedelta:
+    if status.phase == "Starting":
+        # Stable's figures for a bake without steps before it: over as long a time as they will be compared with.
+        return max(spec.window, spec.bake)
+    return now - status.step_since
 
 
 def arm_queries(metric: Metric, namespace: str, cycle: str, version: str, window: timedelta) -> ArmQueries:
     """Queries of one metric for one arm over `window`. Raises ValueError (a sentence) for an unknown {{ variable }}."""
-    raise NotImplementedError
+    # PromQL refuses a range of 0, and whole milliseconds are its finest unit.
+    duration = format_duration(max(_SHORTEST, window))
+    if metric.preset is not None:
+        return _preset(metric.preset, _selector(namespace, cycle, version), duration)
+    values = {"namespace": namespace, "cycle": cycle, "version": version, "window": duration}
+    filled = {
+        field: _fill(text, f"rollout.metrics[{metric.name}].{field}", values)
+        for field in ("bad", "all", "query", "samples")
+        if (text := getattr(metric, field)) is not None
+    }
+    return ArmQueries(filled.get("bad"), filled.get("all"), filled.get("query"), filled.get("samples"))
 
 
 def check_queries(spec: Rollout) -> None:
-    """Raises ValueError (a sentence naming the field) when a custom query uses an unknown {{ variable }}."""
-    raise NotImplementedError
+    """Raises ValueError (a sentence naming the field) when a metric cannot be asked for."""
+    for metric in spec.metrics:
+        kind_of(metric)
+        arm_queries(metric, "namespace", "cycle", "version", spec.window)
+
+
+def _selector(namespace: str, cycle: str, version: str) -> str:
+    return ",".join(
+        f'{label}="{value}"' for label, value in zip(series.LABELS, (namespace, cycle, version), strict=True)
+    )
+
+
+def _preset(preset: Preset, selector: str, window: str) -> ArmQueries:
+    def total(name: str, more: str = "") -> str:
+        return f"sum(increase({name}{{{selector}{more}}}[{window}]))"
+
+    def age(name: str) -> str:
+        return f"time() - max(timestamp({name}{{{selector}}}))"
+
+    def quantile(name: str) -> ArmQueries:
+        buckets = f"sum by (le) (increase({name}_bucket{{{selector}}}[{window}]))"
+        return ArmQueries(
+            value=f"histogram_quantile(0.95, {buckets})", samples=total(f"{name}_count"), age=age(f"{name}_count")
+        )
+
+    if preset == "feedback":
+        # No series of that value yet means no such event, as long as `all` has an answer.
+        return ArmQueries(
+            bad=_or_zero(total(series.FEEDBACK, ',value="down"')),
+            all=total(series.FEEDBACK),
+            age=age(series.FEEDBACK),
+        )
+    if preset == "errors":
+        return ArmQueries(
+            bad=_or_zero(total(series.REQUESTS, ',code=~"5.."')),
+            all=total(series.REQUESTS),
+            age=age(series.REQUESTS),
+        )
+    return quantile(series.DURATION if preset == "latencyP95" else series.TIME_TO_FIRST_TOKEN)
+
+
+def _or_zero(query: str) -> str:
+    return f"{query} or vector(0)"
+
+
+def _fill(text: str, field: str, values: Mapping[str, str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1).strip()
+        if name not in values:
+            raise ValueError(f"{field}: unknown variable {{{{ {name} }}}}: write one of {', '.join(_VARIABLES)}")
+        return values[name]
+
+    return _VARIABLE.sub(replace, text)

@@ -1,15 +1,36 @@
 """The rollout's state machine: Starting, Canary steps, Baking, RollingBack, Done.
 
 Room: operator/domain. Pure.
+
+    Starting     the candidate arm comes up, weight 0; stable is looked at once, for a bake without steps before it
+    Canary       the steps; a step begins to count when every gateway has its weight in force
+    Baking       weight 100, stable still warm; only the end of the bake changes the champion
+    RollingBack  the decision is written; weight 0 as soon as stable can take it, until every gateway says so
+    Done         terminal
+
+Rules in every phase but the last two: abort, a failing arm, an arm that does not list its model and an arm that is
+not ready in time roll back at once; so does a check that failed more often than its limit. Weight rises, and a bake
+ends well, only in a pass that brings fresh measurements of which none fails. A measurement that could not be made
+(NoData, QueryError, Stale, ManySeries) blocks both; one with too few samples does not, if the check has passed before
+(in this step, for a rise; in this rollout, for the end of the bake).
 """
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Literal
 
-from ratchet_api.cycle import Check, RolloutStatus
+from ratchet_api.base import format_duration
+from ratchet_api.cycle import Check, RolloutDecision, RolloutOutcome, RolloutStatus
 from ratchet_api.reasons import Reason
-from ratchet_api.rollout import Rollout
+from ratchet_api.rollout import Metric, Rollout
+from ratchet_operator.domain.analysis import fold
+
+ASK_AGAIN = timedelta(seconds=2)
+"""How soon the gateways and the arms are asked again while something is awaited."""
+UNREADY_TOLERANCE = timedelta(seconds=30)
+"""How long a candidate that was ready may have no ready pod at all without having crashed, for example because its
+node was lost. With some of its pods ready it may take rollout.progressDeadline."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,21 @@ class ArmObservation:
     waiting: str | None = None
     """A sentence when pods cannot start through no fault of the version (unschedulable, image or base model missing):
     at the deadline the rollout is then Returned, not RolledBack."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether people's requests get an answer from it."""
+        return self.exists and self.ready > 0 and self.serves_model is not False
+
+    @property
+    def whole(self) -> bool:
+        """Whether every pod wanted is ready, and none is known not to list the model."""
+        return self.answers and self.ready >= self.replicas
+
+    @property
+    def proven(self) -> bool:
+        """Whether every pod wanted is ready and lists the model: what traffic has to wait for."""
+        return self.whole and self.serves_model is True
 
 
 @dataclass(frozen=True)
@@ -68,14 +104,342 @@ class Move:
 
 def begin(version: str, digest: str, known_good: bool, now: datetime) -> RolloutStatus:
     """A rollout that starts now. `digest` is empty for the bare base model."""
-    raise NotImplementedError
+    return RolloutStatus(
+        version=version, digest=digest, phase="Starting", started_at=now, step_since=now, known_good=known_good
+    )
 
 
 def measurement_due(status: RolloutStatus, spec: Rollout, now: datetime) -> bool:
     """Whether the metrics should be looked at in this pass (queries.plan -> analysis.judge -> observation.checks)."""
-    raise NotImplementedError
+    if status.phase in ("RollingBack", "Done") or status.unconfirmed_since is not None:
+        return False
+    # A last look in the future means that the clock went back; waiting for it to pass could take for ever.
+    return status.measured_at is None or not now - spec.interval < status.measured_at <= now
 
 
 def advance(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now: datetime) -> Move:
     """The next move. Total over every status; Done absorbs; calling it again with the same input is harmless."""
-    raise NotImplementedError
+    match status.phase:
+        case "Done":
+            return Move(status, status.weight)
+        case "RollingBack":
+            return _rolling_back(status, seen, now)
+        case "Starting" | "Canary" | "Baking":
+            return _forward(status, spec, seen, now)
+
+
+def _forward(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now: datetime) -> Move:
+    status = _readiness(status, seen.candidate, now)
+    if decision := _hard_trigger(status, spec, seen, now):
+        return _roll_back(status, decision, seen, now)
+    if status.phase == "Starting":
+        return _starting(status, spec, seen, now)
+    in_force = status.unconfirmed_since is None
+    status = _confirmed(status, seen.observed_weight, now)
+    fresh = in_force and status.unconfirmed_since is None and _is_fresh(status, seen.checks)
+    if fresh and seen.checks is not None:
+        status = _measured(status, spec, seen.checks)
+    if decision := _check_failed(status, spec, now):
+        return _roll_back(status, decision, seen, now)
+    status, events = _hold(status, spec, now)
+    if fresh:
+        events += _failed_looks(status, spec)
+    if decision := _hold_expired(status, spec, now):
+        return _roll_back(status, decision, seen, now)
+    if fresh and status.held_since is None and not seen.suspended and seen.candidate.whole:
+        if status.phase == "Canary" and _may_rise(status, spec, now):
+            return _next_step(status, spec, events, now)
+        if status.phase == "Baking" and _may_promote(status, spec, now):
+            return _promote(status, events, now)
+    return Move(status, status.weight, events, wake_at=_wake_at(status, spec, now))
+
+
+# Starting and the steps
+
+
+def _starting(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now: datetime) -> Move:
+    if _is_fresh(status, seen.checks) and seen.checks is not None:
+        # Only stable's figures are of interest: the candidate has had no traffic, so nothing passes, fails or waits.
+        checks = [_blank(check) for check in _measured(status, spec, seen.checks).checks]
+        status = status.model_copy(update={"checks": checks, "measured_at": seen.checks[0].measured_at})
+    if seen.candidate.proven and not seen.suspended and status.measured_at is not None:
+        return _next_step(status, spec, (), now)
+    return Move(status, status.weight, wake_at=_wake_at(status, spec, now))
+
+
+def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], now: datetime) -> Move:
+    # Steps are found by weight, not by index, because a person may edit them while the rollout is going on.
+    step = next((i for i, s in enumerate(spec.steps) if s.weight > status.weight), None)
+    bake = status.known_good or step is None
+    weight = 100 if bake else spec.steps[step or 0].weight
+    moved = weight != status.weight
+    evidence = _sentence(status.checks) if status.phase == "Canary" else ""
+    status = status.model_copy(
+        update={
+            "phase": "Baking" if bake else "Canary",
+            "step": status.step if step is None or status.known_good else step,
+            "weight": weight,
+            "step_since": now,
+            "unconfirmed_since": now if moved else None,
+            "measured_at": now,
+            "held_since": None,
+            "checks": [_blank(check) for check in status.checks],
+        }
+    )
+    status = status.model_copy(update={"summary": summary(status.checks, spec.metrics)})
+    words = f"bakes at 100 % for {_long(spec.bake)}" if bake else f"takes {weight} % of the sessions"
+    message = f"{status.version} {words}" + (f": {evidence}" if evidence else "")
+    return Move(status, weight, (*events, Event("Normal", _phase_reason(status), message)), None, now + ASK_AGAIN)
+
+
+def _blank(check: Check) -> Check:
+    """A check at the begin of a step: nothing measured, stable's last figures and the last Pass remembered."""
+    return Check(
+        name=check.name,
+        verdict="Unknown",
+        reason="NoData",
+        message=f"{check.name}: not measured yet in this step",
+        passed_at=check.passed_at,
+        reference=check.reference,
+        measured_at=check.measured_at,
+    )
+
+
+def _confirmed(status: RolloutStatus, observed: int | None, now: datetime) -> RolloutStatus:
+    """Notes whether the weight asked for is in force; the first time that it is, the step begins to count."""
+    if observed != status.weight:
+        return status.model_copy(update={"unconfirmed_since": status.unconfirmed_since or now})
+    if status.unconfirmed_since is None:
+        return status
+    first = status.unconfirmed_since <= status.step_since
+    update: dict[str, object] = {"unconfirmed_since": None}
+    if first:
+        update |= {"step_since": now, "measured_at": now}
+    return status.model_copy(update=update)
+
+
+def _is_fresh(status: RolloutStatus, checks: Sequence[Check] | None) -> bool:
+    """A look is known by its time: one that has been counted is not counted again."""
+    return bool(checks) and checks is not None and checks[0].measured_at != status.measured_at
+
+
+def _measured(status: RolloutStatus, spec: Rollout, checks: Sequence[Check]) -> RolloutStatus:
+    previous = {check.name: check for check in status.checks}
+    names = {metric.name for metric in spec.metrics}
+    folded = [fold(previous.get(check.name), check) for check in checks if check.name in names]
+    return status.model_copy(
+        update={"checks": folded, "measured_at": checks[0].measured_at, "summary": summary(folded, spec.metrics)}
+    )
+
+
+def _may_rise(status: RolloutStatus, spec: Rollout, now: datetime) -> bool:
+    return now - status.step_since >= _min_time(status, spec) and all(
+        check is not None and (check.verdict == "Pass" or (check.reason == "TooFewSamples" and check.passes > 0))
+        for check in _checks(status, spec)
+    )
+
+
+def _may_promote(status: RolloutStatus, spec: Rollout, now: datetime) -> bool:
+    return now - status.step_since >= spec.bake and all(
+        check is not None
+        and (check.verdict == "Pass" or (check.reason == "TooFewSamples" and check.passed_at is not None))
+        for check in _checks(status, spec)
+    )
+
+
+def _checks(status: RolloutStatus, spec: Rollout) -> list[Check | None]:
+    found = {check.name: check for check in status.checks}
+    return [found.get(metric.name) for metric in spec.metrics]
+
+
+def _min_time(status: RolloutStatus, spec: Rollout) -> timedelta:
+    return max((step.min_time for step in spec.steps if step.weight == status.weight), default=timedelta(0))
+
+
+def _promote(status: RolloutStatus, events: tuple[Event, ...], now: datetime) -> Move:
+    message = f"{status.version} is champion: {_sentence(status.checks)}"
+    decision = RolloutDecision(outcome="Promoted", reason=Reason.PROMOTED, message=message, at=now)
+    status = status.model_copy(update={"phase": "Done", "decision": decision})
+    return Move(status, status.weight, (*events, Event("Normal", Reason.PROMOTED, message)))
+
+
+# What sends a rollout back
+
+
+def _readiness(status: RolloutStatus, arm: ArmObservation, now: datetime) -> RolloutStatus:
+    if status.phase == "Starting":
+        return status
+    since = None if arm.whole else status.unready_since or now
+    return status if since == status.unready_since else status.model_copy(update={"unready_since": since})
+
+
+def _decision(
+    outcome: RolloutOutcome, reason: Reason, message: str, now: datetime, check: Check | None = None
+) -> RolloutDecision:
+    return RolloutDecision(
+        outcome=outcome,
+        reason=reason,
+        message=message,
+        at=now,
+        check="" if check is None else check.name,
+        regression_seen_at=None if check is None else check.first_failed_at,
+    )
+
+
+def _hard_trigger(
+    status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now: datetime
+) -> RolloutDecision | None:
+    arm = seen.candidate
+    if seen.abort:
+        return _decision("RolledBack", Reason.ABORTED, f"a person asked for the rollback of {status.version}", now)
+    if arm.failure is not None:
+        return _decision("RolledBack", arm.failure_reason, arm.failure, now)
+    if arm.exists and arm.ready > 0 and arm.serves_model is False:
+        message = f"the ready pods of {status.version} do not list its model"
+        return _decision("RolledBack", Reason.ADAPTER_NOT_SERVED, message, now)
+    since = status.started_at if status.phase == "Starting" else status.unready_since
+    if since is None or (arm.proven if status.phase == "Starting" else arm.whole):
+        return None
+    limit = spec.progress_deadline
+    if status.phase != "Starting" and not arm.answers:
+        limit = min(limit, UNREADY_TOLERANCE)
+    if now - since <= limit:
+        return None
+    message = (
+        f"{arm.ready} of {arm.replicas} pods of {status.version} ready"
+        f"{', but they do not say which models they serve,' if arm.whole else ''} after {_long(now - since)}, "
+        f"limit {_long(limit)}"
+    )
+    if arm.waiting is not None:
+        return _decision("Returned", Reason.ARM_NOT_READY, f"{message}: {arm.waiting}", now)
+    return _decision("RolledBack", Reason.ARM_NOT_READY, message, now)
+
+
+def _failed_looks(status: RolloutStatus, spec: Rollout) -> tuple[Event, ...]:
+    limits = {metric.name: _failure_limit(metric, spec) for metric in spec.metrics}
+    failed = [c for c in status.checks if c.verdict == "Fail" and c.name in limits]
+    counts = [f"(failed {c.failures}, tolerated {limits[c.name]} in a step)" for c in failed]
+    return tuple(
+        Event("Warning", Reason.CHECK_FAILED, f"{c.message} {count}") for c, count in zip(failed, counts, strict=True)
+    )
+
+
+def _check_failed(status: RolloutStatus, spec: Rollout, now: datetime) -> RolloutDecision | None:
+    for metric, check in zip(spec.metrics, _checks(status, spec), strict=True):
+        limit = _failure_limit(metric, spec)
+        if check is not None and check.verdict == "Fail" and check.failures > limit:
+            times = "" if check.failures == 1 else f" (measurement {check.failures} that failed in this step)"
+            return _decision("RolledBack", Reason.CHECK_FAILED, check.message + times, now, check)
+    return None
+
+
+def _failure_limit(metric: Metric, spec: Rollout) -> int:
+    return spec.failure_limit if metric.failure_limit is None else metric.failure_limit
+
+
+def hold_reason(status: RolloutStatus, spec: Rollout, now: datetime) -> str | None:
+    """Why the evidence is missing, in words; None when it is not, or not for long enough to speak of a hold."""
+    if status.phase not in ("Canary", "Baking"):
+        return None
+    patience = spec.interval * (spec.unknown_limit + 1)
+    if status.unconfirmed_since is not None and now - status.unconfirmed_since > patience:
+        return f"the gateways do not all confirm weight {status.weight} since {_long(now - status.unconfirmed_since)}"
+    found = [check for check in _checks(status, spec) if check is not None]
+    blind = [check for check in found if check.unknowns > spec.unknown_limit and _waits(status, check)]
+    return "; ".join(f"{c.message} ({c.unknowns} times in a row)" for c in blind) or None
+
+
+def _waits(status: RolloutStatus, check: Check) -> bool:
+    """Whether the phase waits for this check: too few samples of one that has passed are waited for by none."""
+    passed = check.passes > 0 if status.phase == "Canary" else check.passed_at is not None
+    return not (passed and check.reason == "TooFewSamples")
+
+
+def _hold(status: RolloutStatus, spec: Rollout, now: datetime) -> tuple[RolloutStatus, tuple[Event, ...]]:
+    reason = hold_reason(status, spec, now)
+    if (reason is None) == (status.held_since is None):
+        return status, ()
+    if reason is not None:
+        event = Event("Warning", Reason.HELD, f"{status.version} stays at {status.weight} %: {reason}")
+        return status.model_copy(update={"held_since": now}), (event,)
+    event = Event("Normal", _phase_reason(status), f"{status.version} goes on at {status.weight} %: evidence is back")
+    return status.model_copy(update={"held_since": None}), (event,)
+
+
+def _phase_reason(status: RolloutStatus) -> Reason:
+    return Reason.BAKING if status.phase == "Baking" else Reason.CANARY
+
+
+def _hold_expired(status: RolloutStatus, spec: Rollout, now: datetime) -> RolloutDecision | None:
+    if status.held_since is None or now - status.held_since <= spec.max_hold:
+        return None
+    reason = hold_reason(status, spec, now)
+    message = f"held for {_long(now - status.held_since)}, limit {_long(spec.max_hold)}: {reason}"
+    return _decision("Returned", Reason.HOLD_EXPIRED, message, now)
+
+
+def _roll_back(status: RolloutStatus, decision: RolloutDecision, seen: RolloutObservation, now: datetime) -> Move:
+    """The decision is in the same status as the weight, so nothing can act on one without the other."""
+    decided = status.model_copy(update={"phase": "RollingBack", "decision": decision})
+    move = _rolling_back(decided, seen, now)
+    kind = "back to stable" if decision.outcome == "Returned" else "rolled back"
+    event = Event("Warning", Reason(decision.reason), f"{status.version} {kind}: {decision.message}")
+    return replace(move, events=(event, *move.events))
+
+
+def _rolling_back(status: RolloutStatus, seen: RolloutObservation, now: datetime) -> Move:
+    # One ready pod of stable is enough: a crowded good version is better than a bad one, and none at all is neither.
+    if status.weight > 0 and not seen.stable.answers and seen.candidate.answers:
+        message = f"stable has no ready pod, so {status.version} keeps {status.weight} % until it has one"
+        return Move(status, status.weight, (), (Reason.STABLE_NOT_READY, message), now + ASK_AGAIN)
+    status = status.model_copy(update={"weight": 0})
+    if seen.observed_weight != 0:
+        return Move(status, 0, wake_at=now + ASK_AGAIN)
+    return Move(status.model_copy(update={"phase": "Done", "weight_zero_at": status.weight_zero_at or now}), 0)
+
+
+# Words and times
+
+
+def summary(checks: Sequence[Check], metrics: Sequence[Metric]) -> str:
+    """For the CHECKS column: `feedback ok, errors fail (1), p95 wait (12/200)`."""
+    found = {check.name: check for check in checks}
+    return ", ".join(f"{metric.name} {_word(found.get(metric.name), metric)}" for metric in metrics)
+
+
+def _word(check: Check | None, metric: Metric) -> str:
+    if check is None:
+        return "wait"
+    if check.verdict == "Pass":
+        return "ok"
+    if check.verdict == "Fail":
+        return f"fail ({max(1, check.failures)})"
+    counts = [n for n in (check.candidate_samples, check.stable_samples) if n is not None]
+    if check.reason == "TooFewSamples" and counts and min(counts) < metric.min_samples:
+        return f"wait ({min(counts)}/{metric.min_samples})"
+    return "wait" if check.reason in ("TooFewSamples", "NoData", "") else f"unknown ({check.reason})"
+
+
+def _sentence(checks: Sequence[Check]) -> str:
+    return "; ".join(check.message for check in checks)
+
+
+def _long(time: timedelta) -> str:
+    return format_duration(timedelta(seconds=round(time.total_seconds())))
+
+
+def _wake_at(status: RolloutStatus, spec: Rollout, now: datetime) -> datetime:
+    """When something may change by time alone: the earliest due time that is still to come."""
+    times = [now + spec.interval]
+    if status.measured_at is not None:
+        times.append(status.measured_at + spec.interval)
+    if status.phase == "Starting":
+        times += [now + ASK_AGAIN, status.started_at + spec.progress_deadline]
+    if status.unconfirmed_since is not None:
+        times.append(now + ASK_AGAIN)
+    if status.unready_since is not None:
+        times += [status.unready_since + UNREADY_TOLERANCE, status.unready_since + spec.progress_deadline]
+    if status.held_since is not None:
+        times.append(status.held_since + spec.max_hold)
+    # A spec may say "0s" for the interval.
+    return min((time for time in times if time > now), default=now + ASK_AGAIN)

@@ -1,25 +1,75 @@
 """When the next run starts.
 
-Room: operator/domain. Pure.
+Room: operator/domain. Pure: the schedule's clock times come from cronsim and the zone's rules, `now` from the caller.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
 
 from ratchet_api.cycle import Trigger
 
+_UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Etc/Zulu", "Zulu", "Etc/UCT", "UCT", "Etc/Universal", "Universal"})
+"""Known without a time zone database, which small images may lack."""
+
 
 def next_run(trigger: Trigger, after: datetime, not_before: datetime | None = None) -> datetime | None:
-    """First scheduled time later than `after` and not earlier than `not_before`; None without a schedule.
+    """First scheduled time (UTC) later than `after` and not earlier than `not_before`; None without a schedule.
 
-    Raises ValueError (a sentence) for an unknown time zone or a schedule that never comes.
+    Across a change of the clocks it does what Debian's cron does: a time that is skipped comes right after the gap,
+    one that comes twice counts once. Raises ValueError (a sentence) for an unknown time zone or a schedule that never
+    comes.
     """
-    raise NotImplementedError
+    if trigger.schedule is None:
+        return None
+    zone = _zone(trigger.time_zone)
+    if not_before is not None:
+        after = max(after, not_before - timedelta(microseconds=1))
+    try:
+        for time in CronSim(trigger.schedule, after.astimezone(zone)):
+            start = time.astimezone(UTC)
+            # A time inside the repeated hour may be reckoned from its first pass, before `after`.
+            if start > after:
+                return start
+    except CronSimError as error:
+        raise ValueError(
+            f'trigger.schedule: "{trigger.schedule}" is no schedule ({error}): write five cron fields, '
+            'such as "0 2 * * 1" for Mondays at two'
+        ) from error
+    raise ValueError(
+        f'trigger.schedule: "{trigger.schedule}" never comes: write a day that its month has, such as "0 2 28 2 *"'
+    )
 
 
 def due(trigger: Trigger, last: datetime, now: datetime, rejected_at: datetime | None = None) -> bool:
     """Whether a scheduled run should start now.
 
     `last`: start of the last run, or the cycle's creation. Times missed meanwhile count once. `rejected_at`: the last
-    rejection, from which trigger.cooldown counts.
+    rejection, from which trigger.cooldown counts. Raises ValueError as next_run does.
     """
-    raise NotImplementedError
+    coming = next_run(trigger, last)
+    cooled = rejected_at is None or now >= rejected_at + trigger.cooldown
+    return coming is not None and coming <= now and cooled
+
+
+def expected(trigger: Trigger, last: datetime, now: datetime, rejected_at: datetime | None = None) -> datetime | None:
+    """When a person should expect the next scheduled run, for status.nextRunTime; None without a schedule.
+
+    Raises ValueError as next_run does.
+    """
+    coming = next_run(trigger, last)
+    if coming is None or rejected_at is None:
+        return coming
+    return max(coming, rejected_at + trigger.cooldown)
+
+
+def _zone(name: str) -> tzinfo:
+    if name in _UTC_NAMES:
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(
+            f'trigger.timeZone: "{name}" is no time zone: write an IANA name, such as "Etc/UTC" or "Europe/Berlin"'
+        ) from error

@@ -9,9 +9,10 @@ there is none. A confidence sequence holds at all looks at once. Ours has two pa
   parameter at its constrained maximum (Miettinen & Nurminen 1985, doi:10.1002/sim.4780040211, who invert the score
   statistic at the same maximum). It needs no estimate of the variance, so zero counts, tiny shares and very unequal
   arms are harmless;
-* the boundary is Robbins's one-sided normal mixture (Robbins 1970; Howard, Ramdas, McAuliffe & Sekhon 2021,
-  doi:10.1214/20-AOS1991, one-sided conjugate normal mixture), which by the time-uniform central limit theorem holds for such
-  a statistic at all looks (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, doi:10.1214/24-AOS2408).
+* the boundary is the one-sided normal mixture (Robbins 1970; Howard, Ramdas, McAuliffe & Sekhon 2021,
+  doi:10.1214/20-AOS1991), which by the time-uniform central limit theorem holds for such a statistic at all looks
+  (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, "Time-uniform central limit theory and asymptotic confidence
+  sequences", Annals of Statistics).
 
 The error of the difference is a Brownian motion in the time 1/(1/n + 1/n_stable), however the traffic was split and
 also when stable's counts stand still (a bake judged against kept figures), so one boundary serves every phase.
