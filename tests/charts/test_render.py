@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from ratchet_api.names import GATEWAY_LABELS, GATEWAY_PORT, METRICS_PORT
+from ratchet_gateway.__main__ import parser as gateway_parser
+from ratchet_gateway.__main__ import settings_of
 from ratchet_operator.clients.kube import RESOURCES
 from ratchet_operator.settings import Election
 from ratchet_operator.settings import parse as parse_operator
@@ -160,6 +162,28 @@ def test_operator_understands_its_arguments(render: Render, name: str) -> None:
     assert settings.metrics.port == METRICS_PORT
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_gateway_understands_its_arguments(render: Render, name: str) -> None:
+    rendered = render(CASES[name])
+    container = rendered.container("gateway")
+    assert container["command"] == ["python", "-m", "ratchet_gateway"]
+    settings = settings_of(gateway_parser().parse_args(_arguments(container)), "pod")
+    assert (settings.host, settings.port) == ("10.1.2.3", GATEWAY_PORT)
+    assert settings.namespaces == tuple(CASES[name].get("watch", {}).get("namespaces", ()))
+    size = CASES[name].get("gateway", {}).get("spool", {}).get("size", "4Gi")
+    assert settings.spool.limit_bytes == int(size.removesuffix("Gi")) * 1024**3 * 3 // 4
+    pod = rendered.only("Deployment", "ratchet-gateway")["spec"]["template"]["spec"]
+    shutdown = settings.drain_seconds + settings.grace_seconds + settings.upload_seconds
+    assert shutdown < pod["terminationGracePeriodSeconds"]
+    assert {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}} in container["env"]
+
+
+@pytest.mark.parametrize(("size", "limit"), [("64Mi", 48), ("1Gi", 768), ("50Gi", 38400), ("2Ti", 1572864)])
+def test_spool_is_limited_below_its_volume(render: Render, size: str, limit: int) -> None:
+    """A full emptyDir would have the pod evicted; the gateway has to stop recording before."""
+    assert f"--spool-limit-mib={limit}" in render({"gateway": {"spool": {"size": size}}}).container("gateway")["args"]
+
+
 def test_images_by_tag_and_by_digest(render: Render) -> None:
     plain = parse_operator(_arguments(render().container("operator")))[0].images
     assert plain.trainer == "ratchet/trainer:0.1.0"
@@ -264,6 +288,12 @@ def test_spool_is_bounded_and_optionally_a_claim(render: Render) -> None:
     claim = render(CASES["spool-claim"]).only("PersistentVolumeClaim", "ratchet-gateway-spool")
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     assert claim["spec"]["resources"] == {"requests": {"storage": "50Gi"}}
+
+
+def test_a_spool_too_small_for_one_segment(chart: helm_python.Chart) -> None:
+    values = {"prometheus": {"url": PROMETHEUS}, "gateway": {"spool": {"size": "10Mi"}}}
+    with pytest.raises(helm_python.HelmRenderError, match="10Mi is too small; write 64Mi or more"):
+        chart.render(values, name="ratchet", namespace=NAMESPACE)
 
 
 def test_a_claim_cannot_be_shared(chart: helm_python.Chart) -> None:

@@ -107,3 +107,14 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/* Three quarters of gateway.spool.size, in MiB. */}}
+{{- define "ratchet.spoolLimit" -}}
+{{- $size := .Values.gateway.spool.size -}}
+{{- $unit := substr (int (sub (len $size) 2)) (len $size) $size -}}
+{{- $mebibytes := mul (trimSuffix $unit $size | int) (index (dict "Mi" 1 "Gi" 1024 "Ti" 1048576) $unit) -}}
+{{- if lt $mebibytes 64 -}}
+{{- fail (printf "gateway.spool.size: %s is too small; write 64Mi or more" $size) -}}
+{{- end -}}
+{{- div (mul $mebibytes 3) 4 -}}
+{{- end -}}
