@@ -113,9 +113,13 @@ class Cluster:
 
     def _conditions(self) -> list[str]:
         view = self.read()
-        owners = [view.cycle] if view.cycle is not None else []
-        lines = [] if owners else [f"cycle {self.cycle}: does not exist"]
-        for owner in (*owners, *view.versions.values()):
+        owners: list[ImprovementCycle | ModelVersion] = [*view.versions.values()]
+        lines = []
+        if view.cycle is None:
+            lines.append(f"cycle {self.cycle}: does not exist")
+        else:
+            owners.insert(0, view.cycle)
+        for owner in owners:
             lines.append(f"{owner.kind} {owner.metadata.name}: phase {owner.status.phase}")
             lines += [f"  {c.type}={c.status} {c.reason}: {c.message}" for c in owner.status.conditions]
         return lines

@@ -95,4 +95,8 @@ class Crowd:
 
 def describe(seen: Snapshot) -> str:
     """One line of progress."""
-    return f"{seen.sent} sent, {seen.answered} answered, {seen.failed} failed"
+    parts = [f"{seen.sent} asked, {seen.answered} answered and judged, {seen.failed} failed"]
+    for version, met in seen.versions.items():
+        if met.recent_up + met.recent_down:
+            parts.append(f"{version}: {met.recent_up_share:.0%} thumbs up, p50 {met.p50:.1f} s, p95 {met.p95:.1f} s")
+    return "; ".join(parts)

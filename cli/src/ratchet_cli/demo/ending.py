@@ -45,7 +45,7 @@ def _summary(tale: Tale, error: str, began: float) -> Summary:
     view = _known(lambda: tale.cluster.read(), View()) if tale.has_cluster else View()
     if tale.has_cluster:
         tale.notebook.see(view, datetime.now(UTC))
-    counts = _known(lambda: _verdicts(tale), {})
+    counts = _known(lambda: _verdicts(tale), dict[str, tuple[int, int]]())
     last = StepTime(number=LAST_STEP, title="the summary", wall_seconds=round(tale.screen.elapsed - began, 1))
     told = [step.number for step in tale.steps]
     requests = _requests(tale)
@@ -91,7 +91,7 @@ def _material(tale: Tale, summary: Summary) -> report.Material:
         return report.Material(began=tale.began)
     return report.Material(
         began=tale.began,
-        losses=_known(lambda: _losses(tale), {}),
+        losses=_known(lambda: _losses(tale), dict[str, list[tuple[int, float]]]()),
         weights=series(prometheus.weight(*where)),
         shares=series(prometheus.feedback_share(*where, WINDOW_SECONDS)),
         latencies=series(prometheus.latency_p95(*where, WINDOW_SECONDS)),
