@@ -109,20 +109,22 @@ def installed(cluster: Platform, restricted: str, namespace: str, render: Render
 
 OPERATOR_MAY: list[Question] = [
     *[(verb, "improvementcycles", "ratchet.dev") for verb in ("get", "list", "watch")],
-    *[(verb, "modelversions", "ratchet.dev") for verb in ("get", "list", "watch", "create", "patch")],
+    *[(verb, "modelversions", "ratchet.dev") for verb in ("get", "list", "watch", "create")],
     ("update", "improvementcycles/status", "ratchet.dev"),
     ("patch", "improvementcycles/status", "ratchet.dev"),
     ("update", "modelversions/status", "ratchet.dev"),
-    *[(verb, "jobs", "batch") for verb in ("get", "list", "watch", "create", "delete")],
+    *[(verb, "jobs", "batch") for verb in ("get", "list", "watch", "create")],
     *[(verb, "deployments", "apps") for verb in ("get", "list", "watch", "create", "patch", "delete")],
-    *[(verb, "configmaps", "") for verb in ("get", "create")],
+    *[(verb, "configmaps", "") for verb in ("get", "create", "delete")],
+    *[(verb, "poddisruptionbudgets", "policy") for verb in ("create", "patch", "delete")],
     *[(verb, "pods", "") for verb in ("get", "list", "watch")],
     ("get", "secrets", ""),
     ("create", "events", "events.k8s.io"),
 ]
 OPERATOR_MAY_NOT: list[Question] = [
     *[(verb, "improvementcycles", "ratchet.dev") for verb in ("create", "update", "patch", "delete")],
-    *[(verb, "modelversions", "ratchet.dev") for verb in ("update", "delete")],
+    *[(verb, "modelversions", "ratchet.dev") for verb in ("update", "patch", "delete")],
+    *[(verb, "configmaps", "") for verb in ("update", "patch")],
     *[(verb, "secrets", "") for verb in ("list", "watch", "create", "update", "patch", "delete")],
     *[(verb, "pods", "") for verb in ("create", "delete", "patch")],
     ("create", "pods/exec", ""),

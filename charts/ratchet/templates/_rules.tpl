@@ -1,36 +1,33 @@
 {{/* What the operator does in a namespace that it serves, and nothing more. */}}
 {{- define "ratchet.operatorRules" -}}
-# People's objects: read; only their status is written. Versions are also made, by a run.
+# People's objects are read, and only their status is written. A run makes versions.
 - apiGroups: [ratchet.dev]
   resources: [improvementcycles]
   verbs: [get, list, watch]
 - apiGroups: [ratchet.dev]
   resources: [modelversions]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create]
 - apiGroups: [ratchet.dev]
   resources: [improvementcycles/status, modelversions/status]
-  verbs: [get, update, patch]
-# Clusters that enforce it let only those own (blockOwnerDeletion) who may set the owner's finalizers.
-- apiGroups: [ratchet.dev]
-  resources: [improvementcycles/finalizers, modelversions/finalizers]
-  verbs: [update]
-# Stages and arms.
+  verbs: [update, patch]
+# A stage is a Job and the ConfigMap with its input.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, delete]
+# An arm is a Deployment, and a budget when it has several pods. Both are applied, which takes create and patch.
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [""]
-  resources: [configmaps]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
-# Only whether the Secret that a spec names exists: by name, never as a list.
+# Only whether the Secret that a spec names exists (its metadata is asked for): by name, never as a list.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get]
