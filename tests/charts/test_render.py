@@ -15,6 +15,7 @@ from ratchet_api.names import GATEWAY_LABELS, GATEWAY_PORT, METRICS_PORT
 from ratchet_gateway.__main__ import parser as gateway_parser
 from ratchet_gateway.__main__ import settings_of
 from ratchet_operator.clients.kube import RESOURCES
+from ratchet_operator.manifests import pods
 from ratchet_operator.settings import Election
 from ratchet_operator.settings import parse as parse_operator
 
@@ -245,10 +246,22 @@ def test_selectors_select_pods_of_the_chart(render: Render, component: str) -> N
     found = rendered.of(component)
     assert found
     for thing in found:
+        if thing["metadata"]["name"] == "ratchet-workloads":
+            continue  # selects what the operator makes, see below
         spec = thing["spec"]
         selector = spec.get("selector", spec.get("podSelector"))
         labels = selector.get("matchLabels", selector)
         assert sum(labels.items() <= pod.items() for pod in pods) == 1, thing["metadata"]["name"]
+
+
+@pytest.mark.parametrize("watched", [[], ["team-a"]])
+def test_pod_monitor_of_stages_and_arms(render: Render, watched: list[str]) -> None:
+    values = {"metrics": {"podMonitor": {"enabled": True}}, "watch": {"namespaces": watched}}
+    spec = render(values).only("PodMonitor", "ratchet-workloads")["spec"]
+    assert spec["namespaceSelector"] == ({"matchNames": watched} if watched else {"any": True})
+    labels = pods.labels("assistant", version="assistant-1", arm="true")
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+    assert [e["key"] in labels for e in spec["selector"]["matchExpressions"]] == [True]
 
 
 # Shapes
