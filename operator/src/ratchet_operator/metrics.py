@@ -11,37 +11,41 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        where = {"registry": self.registry}
         self.reconciles = Counter(
             "ratchet_operator_reconciles_total",
             "Passes over an object, by how they ended.",
             ["kind", "result"],
-            **where,
+            registry=self.registry,
         )
         self.duration = Histogram(
             "ratchet_operator_reconcile_duration_seconds",
             "Length of a pass over an object.",
             ["kind"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-            **where,
+            registry=self.registry,
         )
-        self.queued = Gauge("ratchet_operator_queue_depth", "Objects that wait for a worker.", **where)
-        self.delayed = Gauge("ratchet_operator_queue_delayed", "Objects that are looked at again later.", **where)
+        self.queued = Gauge("ratchet_operator_queue_depth", "Objects that wait for a worker.", registry=self.registry)
+        self.delayed = Gauge(
+            "ratchet_operator_queue_delayed", "Objects that are looked at again later.", registry=self.registry
+        )
         self.writes = Counter(
-            "ratchet_operator_writes_total", "Writes to the API server, by verb and kind.", ["verb", "kind"], **where
+            "ratchet_operator_writes_total",
+            "Writes to the API server, by verb and kind.",
+            ["verb", "kind"],
+            registry=self.registry,
         )
         self.rollouts = Counter(
             "ratchet_operator_rollouts_total",
             "Rollouts that have ended, by outcome and reason.",
             ["cycle_namespace", "cycle", "outcome", "reason"],
-            **where,
+            registry=self.registry,
         )
         self.runs = Counter(
             "ratchet_operator_runs_total", "Runs that have ended, by outcome.",
-            ["cycle_namespace", "cycle", "outcome"], **where,
+            ["cycle_namespace", "cycle", "outcome"], registry=self.registry,
         )  # fmt: skip
         self.stalled = Gauge(
             "ratchet_operator_stalled", "1 for each object that waits for a person.",
-            ["kind", "object_namespace", "name"], **where,
+            ["kind", "object_namespace", "name"], registry=self.registry,
         )  # fmt: skip
-        self.leader = Gauge("ratchet_operator_leader", "1 while this process leads.", **where)
+        self.leader = Gauge("ratchet_operator_leader", "1 while this process leads.", registry=self.registry)

@@ -130,8 +130,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def identity() -> str:
-    """Host (in a cluster: pod) name and process id: unique per process, readable in `kubectl get lease`."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+    """Name of the pod (else of the host) and process id: unique per process, readable in `kubectl get lease`."""
+    return f"{os.environ.get('POD_NAME') or socket.gethostname()}-{os.getpid()}"
 
 
 def from_args(arguments: argparse.Namespace) -> Settings:

@@ -16,10 +16,10 @@ from ratchet_api.version import ModelVersion, ModelVersionStatus
 from ratchet_operator.clients.objects import Lease, Meta, Secret
 from ratchet_operator.clients.transport import JSON, AlreadyExists, NotFound, Transport
 from ratchet_operator.errors import InvalidObject, Waiting
+from ratchet_operator.metrics import Metrics
 
 T = TypeVar("T", bound=BaseModel)
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Resource:
     """Lower-case plural."""
 
     def path(self, namespace: str, name: str = "", part: str = "") -> str:
-        """URL path of the collection, an object, or a part of it (`status`)."""
+        """URL path of the collection (of all namespaces if `namespace` is empty), an object, or its part `status`."""
         root = "api" if "/" not in self.api_version else "apis"
-        path = f"/{root}/{self.api_version}/namespaces/{namespace}/{self.plural}"
-        return "/".join(piece for piece in (path, name, part) if piece)
+        scope = f"namespaces/{namespace}" if namespace else ""
+        return "/" + "/".join(piece for piece in (root, self.api_version, scope, self.plural, name, part) if piece)
 
 
 RESOURCES: dict[str, Resource] = {
@@ -59,10 +59,18 @@ def _unguarded() -> None:
 class Kube:
     """What reconcilers use; see Transport for the errors of every method."""
 
-    def __init__(self, transport: Transport, guard: Callable[[], None] = _unguarded) -> None:
+    def __init__(
+        self, transport: Transport, guard: Callable[[], None] = _unguarded, metrics: Metrics | None = None
+    ) -> None:
         self._transport = transport
-        self._guard = guard
+        self._may_write = guard
         """Raises NotLeading when this process must not write."""
+        self._metrics = metrics
+
+    def _guard(self, verb: str, kind: str) -> None:
+        self._may_write()
+        if self._metrics is not None:
+            self._metrics.writes.labels(verb, kind).inc()
 
     async def get(self, kind: type[T], namespace: str, name: str) -> T | None:
         """The object, or None. Raises InvalidObject when it cannot be read as its type."""
@@ -90,7 +98,7 @@ class Kube:
 
     async def apply(self, manifest: JSON) -> None:
         """Server-side apply with the one field manager: creates it, or makes our fields so and nobody else's."""
-        self._guard()
+        self._guard("apply", manifest["kind"])
         meta = manifest["metadata"]
         await self._transport.request(
             "patch",
@@ -105,7 +113,7 @@ class Kube:
 
         Raises Waiting when an object of that name belongs to an earlier owner that is being collected.
         """
-        self._guard()
+        self._guard("create", manifest["kind"])
         meta = manifest["metadata"]
         resource = RESOURCES[manifest["kind"]]
         try:
@@ -128,8 +136,9 @@ class Kube:
 
     async def delete(self, kind: type[BaseModel] | str, namespace: str, name: str) -> bool:
         """Delete it with its dependants, in the background; False when it is not there."""
-        self._guard()
-        resource = RESOURCES[kind if isinstance(kind, str) else kind.__name__]
+        name_of_kind = kind if isinstance(kind, str) else kind.__name__
+        self._guard("delete", name_of_kind)
+        resource = RESOURCES[name_of_kind]
         body: JSON = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         try:
             await self._transport.request("delete", resource.path(namespace, name), body=body)
@@ -147,7 +156,7 @@ class Kube:
 
     async def write_conditions(self, kind: str, meta: ObjectMeta, conditions: list[JSON]) -> None:
         """Only the conditions, of an object whose other parts cannot be read."""
-        self._guard()
+        self._guard("status", kind)
         body = {
             "metadata": {"resourceVersion": meta.resource_version},
             "status": {"conditions": conditions, "observedGeneration": meta.generation},
@@ -161,7 +170,7 @@ class Kube:
         )
 
     async def _write_status(self, kind: str, meta: ObjectMeta, status: JSON) -> JSON:
-        self._guard()
+        self._guard("status", kind)
         resource = RESOURCES[kind]
         # PUT on the status subresource takes nothing but the status; the spec stays whoever's it is.
         body = {
@@ -192,7 +201,7 @@ class Kube:
 
     async def create_event(self, manifest: JSON) -> None:
         """Tell people; an event of that name that is there already says it."""
-        self._guard()
+        self._guard("create", "Event")
         path = RESOURCES["Event"].path(manifest["metadata"]["namespace"])
         try:
             await self._transport.request("post", path, body=manifest)

@@ -33,8 +33,9 @@ class Standing:
     rejected: Remark | None = None
     failed: Remark | None = None
     outcome: Literal["Promoted", "RolledBack", "Returned"] | None = None
-    decision: RolloutDecision | None = None
-    """The rollout's decision, while the cycle still remembers it."""
+    """How its rollout ended, or is ending."""
+    returned: Remark | None = None
+    """Why its rollout ended without blame."""
     place: Place | None = None
     next: Next | None = None
     """The stage to do now; None: nothing is left to do, or it is somebody else's turn."""
@@ -102,7 +103,7 @@ def standing(version: ModelVersion, cycle: ImprovementCycle) -> Standing:
         rejected=rejected,
         failed=failed,
         outcome=outcome,
-        decision=decision,
+        returned=_returned(version, outcome, decision),
         place=place(version, cycle.status),
         next=following,
     )
@@ -118,9 +119,10 @@ def _trained(version: ModelVersion, root: bool) -> Remark | None:
 
 
 def _gate(version: ModelVersion, cycle: ImprovementCycleStatus, root: bool) -> tuple[Remark | None, bool | None]:
-    """The gate's decision is made once: afterwards the condition is its memory."""
-    found = find(version.status.conditions, ConditionType.ACCEPTED)
-    if found is not None and found.status in ("True", "False") and found.reason != Reason.PENDING:
+    """The gate's decision is made once, at the end of the evaluation: afterwards the condition is its memory."""
+    found, done = find(version.status.conditions, ConditionType.ACCEPTED), stage(version, "evaluate")
+    decided = done is not None and done.finished_at is not None and not done.reason
+    if found is not None and (decided or found.reason in (Reason.ROOT, Reason.RETURNED)):
         return remark(version.status.conditions, ConditionType.ACCEPTED), found.status == "True"
     if root:
         return Remark(Reason.ROOT, "the bare base model: what everything is compared with"), True
@@ -153,6 +155,14 @@ def _rejected(
         f"this adapter was rejected as {entry.version} ({entry.reason}: {entry.message}); "
         f"to try it again, add {version.digest} to the cycle's rollout.retryDigests",
     )
+
+
+def _returned(version: ModelVersion, outcome: str | None, decision: RolloutDecision | None) -> Remark | None:
+    if outcome != "Returned":
+        return None
+    if decision is not None:
+        return Remark(_reason(decision.reason), decision.message)
+    return remark(version.status.conditions, ConditionType.STALLED) or Remark(Reason.HOLD_EXPIRED, "")
 
 
 def own_decision(version: ModelVersion, cycle: ImprovementCycleStatus) -> RolloutDecision | None:

@@ -37,6 +37,8 @@ SERVER = "server"
 FETCH = "fetch"
 MANIFEST_ANNOTATION = f"{GROUP}/manifest"
 """On an arm's Deployment: hash of what was applied, so that an unchanged one is not written again."""
+INPUT_ANNOTATION = f"{GROUP}/fetch-input"
+"""On an arm's Deployment: name of the ConfigMap to remove together with it."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for --max-lora-rank."""
 PROBE_SECONDS = 2
@@ -130,7 +132,10 @@ def deployment(request: ArmRequest) -> JSON:
         },
     }
     text = json.dumps(manifest, sort_keys=True)
-    manifest["metadata"]["annotations"] = {MANIFEST_ANNOTATION: hashlib.sha256(text.encode()).hexdigest()[:16]}
+    manifest["metadata"]["annotations"] = {
+        INPUT_ANNOTATION: request.config_map,
+        MANIFEST_ANNOTATION: hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
     return manifest
 
 

@@ -62,6 +62,8 @@ class Context:
     settings: Settings
     metrics: Metrics
     now: Callable[[], datetime] = field(default=utc_now)
+    asked: dict[str, datetime] = field(default_factory=dict)
+    """When live progress was last asked for, by uid: a brake only, forgotten without loss."""
 
 
 def soonest(now: datetime, *moments: datetime | float | None) -> float | None:

@@ -1,0 +1,296 @@
+"""An ImprovementCycle: its arms, its rollout, its runs.
+
+Room: operator, reconcile. The only writer of a cycle's status. One pass: observe; decide, by the pure domain, what the
+status will be; write it; make the children be what it says.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from ratchet_api.cycle import Arm, Good, ImprovementCycle, ImprovementCycleStatus
+from ratchet_api.reasons import ConditionType, Reason
+from ratchet_api.version import ModelVersion
+from ratchet_operator.clients.events import Subject
+from ratchet_operator.clients.gateway import weight_in_force
+from ratchet_operator.domain import ledger, queries, run, versions
+from ratchet_operator.domain import rollout as rollouts
+from ratchet_operator.domain.phases import CycleFacts, Remark, cycle_conditions, cycle_phase
+from ratchet_operator.domain.rollout import RolloutObservation
+from ratchet_operator.errors import InvalidObject
+from ratchet_operator.manifests import versions as manifests
+from ratchet_operator.manifests.stages import StageRequest
+from ratchet_operator.reconcile import arms, jobs, rollout, runs
+from ratchet_operator.reconcile.conditions import first, newly_stalled, stalled_delay, unreadable
+from ratchet_operator.reconcile.context import Context, soonest
+
+SECOND = timedelta(seconds=1)
+
+
+async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
+    """One pass over one cycle; returns the seconds until the next, or None when only an event can change anything."""
+    now = ctx.now()
+    try:
+        cycle = await ctx.kube.get(ImprovementCycle, namespace, name)
+    except InvalidObject as error:
+        await unreadable(ctx, "ImprovementCycle", error)
+        return None
+    if cycle is None or cycle.metadata.deletion_timestamp is not None:
+        return None
+    if not cycle.status.conditions:
+        conditions = first(cycle.metadata.generation, now, "seen for the first time")
+        status = ImprovementCycleStatus(observed_generation=cycle.metadata.generation, conditions=conditions)
+        await ctx.kube.write_cycle_status(cycle, status)
+        return 0.0
+    return await CyclePass(ctx, cycle, now).run()
+
+
+class CyclePass:
+    """One pass: `status` is what will be written; afterwards the children are made what it says."""
+
+    def __init__(self, ctx: Context, cycle: ImprovementCycle, now: datetime) -> None:
+        self.ctx = ctx
+        self.before = cycle
+        self.status = cycle.status
+        self.now = now
+        self.versions: list[ModelVersion] = []
+        self.fleet = arms.Fleet({}, [])
+        self.stable = self.candidate = arms.ABSENT
+        self.missing: Remark | None = None
+        """The Secret that the arms need is not there."""
+        self.stalled: list[Remark] = []
+        self.waiting: list[Remark] = []
+        self.wake: list[datetime | float | None] = [ctx.settings.pace.resync]
+        self.events: list[tuple[Literal["Normal", "Warning"], Reason, str]] = []
+        self.curate: StageRequest | None = None
+        """The curate stage whose Job is to exist after this pass."""
+
+    @property
+    def cycle(self) -> ImprovementCycle:
+        """The cycle with the status as decided so far."""
+        return self.before.model_copy(update={"status": self.status})
+
+    @property
+    def namespace(self) -> str:
+        """Of the cycle and all its children."""
+        return self.before.metadata.namespace
+
+    @property
+    def name(self) -> str:
+        """Of the cycle."""
+        return self.before.metadata.name
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of the status to be."""
+        self.status = self.status.model_copy(update=fields)
+
+    def tell(self, warning: bool, reason: Reason, message: str) -> None:
+        """An event, posted after the status is written."""
+        self.events.append(("Warning" if warning else "Normal", reason, message))
+
+    async def run(self) -> float | None:
+        """Observe and decide, write, act."""
+        await self._observe()
+        self._bring_up()
+        await self._roll_out()
+        self._remember_gate_rejections()
+        await runs.advance(self)
+        self._retire()
+        self._summarise()
+        await self._write()
+        await self._converge()
+        self.wake.append(stalled_delay(self.ctx, self.status.conditions, self.now))
+        return soonest(self.now, *self.wake)
+
+    # Observing
+
+    async def _observe(self) -> None:
+        kube = self.ctx.kube
+        self.versions = await kube.select(ModelVersion, self.namespace, fields=f"spec.cycle={self.name}")
+        self.fleet = await arms.fleet(self.ctx, self.before)
+        serving = self.status.serving
+        self.stable = await arms.observe(self.ctx, self.before, self.fleet, serving.stable, self.now)
+        self.candidate = await arms.observe(self.ctx, self.before, self.fleet, serving.candidate, self.now)
+        if any(arm is None or arm.deployment not in self.fleet.deployments for arm in self._wanted_arms()):
+            self.missing = await jobs.missing(kube, self.before)
+            if self.missing is not None:
+                self.stalled.append(self.missing)
+
+    def _wanted_arms(self) -> list[Arm | None]:
+        serving = self.status.serving
+        return [serving.stable] if serving.candidate is None else [serving.stable, serving.candidate]
+
+    # Deciding
+
+    def _bring_up(self) -> None:
+        """The champion of a cycle that has none: the one that says that it served (a lost status), else the base."""
+        serving = self.status.serving
+        if serving.stable is None:
+            served = [v for v in self.versions if _says_serving(v)]
+            name = served[0].metadata.name if served else manifests.root_name(self.name)
+            stable = rollout.new_arm(name, self.now, weight=100)
+            self.update(serving=serving.model_copy(update={"stable": stable}))
+        elif self.stable.observation.proven and not self.status.last_good:
+            version = self._version(serving.stable.version)
+            digest = versions.digest(version) if version is not None else ""
+            self.update(last_good=[Good(version=serving.stable.version, digest=digest, at=self.now)])
+        if self.stable.trouble is not None:
+            (self.stalled if self.stable.missing else self.waiting).append(self.stable.trouble)
+
+    async def _roll_out(self) -> None:
+        self.status = ledger.refreshed(self.status, self.before.spec)
+        try:
+            queries.check_queries(self.before.spec.rollout)
+            checks = await rollout.measure(self.ctx, self.cycle, self.now)
+        except ValueError as error:
+            self.stalled.append(Remark(Reason.INVALID_SPEC, str(error)))
+            checks = None
+        routes = await self.ctx.gateway.routes()
+        current = rollout.going_on(self.status)
+        if current is not None:
+            seen = rollout.observation(self.cycle, self.versions, self.stable, self.candidate, routes, checks)
+            self._advance(seen)
+        self._note_weights(routes)
+        self.status = rollout.settled(self.status, self.before, self.status.run, self.now)
+        if not self.stalled:
+            self._begin()
+
+    def _advance(self, seen: RolloutObservation) -> None:
+        before = self.status.rollout
+        assert before is not None
+        move = rollouts.advance(before, self.before.spec.rollout, seen, self.now)
+        self.status = rollout.moved(self.status, move)
+        self.wake.append(move.wake_at)
+        self.events += [(event.type, event.reason, event.message) for event in move.events]
+        if move.stalled is not None:
+            self.stalled.append(Remark(*move.stalled))
+        if self.candidate.trouble is not None:
+            self.waiting.append(self.candidate.trouble)
+        if move.status.phase in ("Starting", "RollingBack") or seen.observed_weight != move.weight:
+            self.wake.append(self.ctx.settings.pace.rollout)
+
+    def _begin(self) -> None:
+        self.status, version = rollout.begun(self.status, self.before, self.versions, self.now)
+        if version is not None:
+            self.wake.append(self.ctx.settings.pace.rollout)
+            self.tell(False, Reason.CANARY, f"the rollout of {version.metadata.name} begins: its arm comes up")
+
+    def _note_weights(self, routes: list[Any] | None) -> None:
+        serving, key = self.status.serving, f"{self.namespace}/{self.name}"
+        noted: dict[str, Arm] = {}
+        for role, arm, seen in (
+            ("stable", serving.stable, self.stable),
+            ("candidate", serving.candidate, self.candidate),
+        ):
+            if arm is not None:
+                facts = {
+                    "observed_weight": weight_in_force(routes, key, arm.version),
+                    "replicas": self.before.spec.serving.replicas,
+                    "ready_replicas": seen.ready,
+                }
+                noted[role] = arm.model_copy(update=facts)
+        self.update(serving=serving.model_copy(update=noted))
+
+    def _remember_gate_rejections(self) -> None:
+        for version, said in versions.gate_rejections(self.versions, self.cycle):
+            self.status = ledger.gate_rejected(
+                self.status,
+                self.before.spec,
+                version.metadata.name,
+                versions.digest(version),
+                str(said.reason),
+                said.message,
+                self.now,
+                version.spec.run,
+            )
+
+    def _retire(self) -> None:
+        """Retired arms are kept until their answers have ended, and listed until their Deployment is gone."""
+        for arm in self.status.serving.retired:
+            if arm.deployment not in self.fleet.deployments:
+                self.status = ledger.removed(self.status, arm.deployment)
+            else:
+                self.wake.append(max(arm.since + self.before.spec.rollout.scale_down_delay, self.now + SECOND))
+
+    def _summarise(self) -> None:
+        spec, meta = self.before.spec, self.before.metadata
+        try:
+            created = meta.creation_timestamp or self.now
+            following = run.next_run_time(spec, self.status, created, self.now)
+        except ValueError as error:
+            following = None
+            self.stalled.append(Remark(Reason.INVALID_SPEC, str(error)))
+        self.wake.append(following)
+        stable = self.status.serving.stable
+        facts = CycleFacts(
+            suspended=spec.suspend,
+            champion=stable.version if stable is not None else None,
+            ready=self.stable.ready,
+            replicas=spec.serving.replicas,
+            run=self.status.run,
+            rollout=self.status.rollout,
+            stalled=next(iter(self.stalled), None),
+            waiting=next(iter(self.waiting), None),
+        )
+        self.update(
+            observed_generation=meta.generation,
+            next_run_time=following,
+            conditions=cycle_conditions(self.status.conditions, facts, meta.generation, self.now),
+            phase=cycle_phase(facts),
+        )
+
+    # Writing
+
+    async def _write(self) -> None:
+        stalled = newly_stalled(self.before.status.conditions, self.status.conditions)
+        if stalled is not None:
+            self.tell(True, Reason(stalled.reason), stalled.message)
+        if self.status != self.before.status:
+            await self.ctx.kube.write_cycle_status(self.before, self.status)
+            self._count()
+        subject = Subject("ImprovementCycle", self.before.metadata)
+        for kind, reason, message in self.events:
+            await self.ctx.events.post(subject, kind, reason, message, self.now)
+
+    def _count(self) -> None:
+        old, new = self.before.status, self.status
+        where = (self.namespace, self.name)
+        ended = new.rollout is not None and new.rollout.phase == "Done" and rollout.going_on(old) is not None
+        if ended and new.rollout is not None and new.rollout.decision is not None:
+            decision = new.rollout.decision
+            self.ctx.metrics.rollouts.labels(*where, decision.outcome, decision.reason).inc()
+        if run.active(old.run) and new.run is not None and new.run.outcome is not None:
+            self.ctx.metrics.runs.labels(*where, new.run.outcome).inc()
+
+    # Acting: all of it follows from the status just written, so that the next pass finishes what this one does not
+
+    async def _converge(self) -> None:
+        kube = self.ctx.kube
+        if self._version(manifests.root_name(self.name)) is None:
+            await kube.create(manifests.root(self.before))
+        if self.missing is None:
+            for arm in self._wanted_arms():
+                await self._ensure_arm(arm)
+        await runs.act(self)
+        expired = {arm.deployment for arm in ledger.expired(self.status, self.before.spec, self.now)}
+        retired = {arm.deployment for arm in self.status.serving.retired}
+        wanted = {arm.deployment for arm in self._wanted_arms() if arm is not None}
+        for name, deployment in self.fleet.deployments.items():
+            if name not in wanted and (name in expired or name not in retired):
+                await arms.remove(self.ctx, self.namespace, deployment)
+
+    async def _ensure_arm(self, arm: Arm | None) -> None:
+        version = self._version(arm.version) if arm is not None else None
+        if arm is None or version is None:
+            # The root is made in this very pass; a version that a person deleted leaves its arm as it is.
+            self.wake.append(self.ctx.settings.pace.rollout)
+            return
+        await arms.ensure(
+            self.ctx, arms.request(self.ctx, self.before, version), self.fleet.deployments.get(arm.deployment)
+        )
+
+    def _version(self, name: str) -> ModelVersion | None:
+        return next((v for v in self.versions if v.metadata.name == name), None)
+
+
+def _says_serving(version: ModelVersion) -> bool:
+    return any(c.type == ConditionType.SERVING and c.status == "True" for c in version.status.conditions)

@@ -1,0 +1,128 @@
+"""The rollout in a cycle's pass: what is observed for it, and what its moves do to status.serving.
+
+Room: operator, reconcile. The decisions are domain.rollout's; ended rollouts are entered by domain.ledger.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from ratchet_api.cycle import Arm, Check, ImprovementCycle, ImprovementCycleStatus, RolloutStatus, RunStatus
+from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
+from ratchet_api.reasons import Reason
+from ratchet_api.version import ModelVersion
+from ratchet_operator.clients.gateway import Routes, weight_in_force
+from ratchet_operator.domain import ledger, queries, rollout, versions
+from ratchet_operator.domain.analysis import ArmReadings, judge
+from ratchet_operator.domain.rollout import Move, RolloutObservation
+from ratchet_operator.manifests.arms import deployment_name
+from ratchet_operator.reconcile.arms import ArmSeen
+from ratchet_operator.reconcile.context import Context
+
+
+def going_on(status: ImprovementCycleStatus) -> RolloutStatus | None:
+    """The rollout that has not ended, if there is one."""
+    return status.rollout if status.rollout is not None and status.rollout.phase != "Done" else None
+
+
+def new_arm(version: str, now: datetime, weight: int = 0) -> Arm:
+    """The arm of a version, asked for now."""
+    return Arm(
+        version=version,
+        deployment=deployment_name(version),
+        model_name=version,
+        port=ARM_PORT,
+        weight=weight,
+        since=now,
+    )
+
+
+async def measure(ctx: Context, cycle: ImprovementCycle, now: datetime) -> tuple[Check, ...] | None:
+    """Fresh judgements of all metrics when they are due. Raises ValueError (a sentence) for a query that cannot be."""
+    status, spec = cycle.status, cycle.spec.rollout
+    current, stable = going_on(status), status.serving.stable
+    if current is None or stable is None or not rollout.measurement_due(current, spec, now):
+        return None
+    meta = cycle.metadata
+    looks = queries.plan(current, spec, meta.namespace, meta.name, stable.version, now)
+    return tuple(await asyncio.gather(*(_judged(ctx, look, now) for look in looks)))
+
+
+async def _judged(ctx: Context, look: queries.Look, now: datetime) -> Check:
+    nothing = ArmReadings()
+    candidate, stable = await asyncio.gather(
+        ctx.prometheus.arm(look.candidate), _nothing() if look.stable is None else ctx.prometheus.arm(look.stable)
+    )
+    return judge(look.metric, candidate, stable or nothing, now, look.reference)
+
+
+async def _nothing() -> ArmReadings | None:
+    return None
+
+
+def observation(
+    cycle: ImprovementCycle,
+    found: Sequence[ModelVersion],
+    stable: ArmSeen,
+    candidate: ArmSeen,
+    routes: list[Routes] | None,
+    checks: tuple[Check, ...] | None,
+) -> RolloutObservation:
+    """All that domain.rollout.advance looks at."""
+    current = going_on(cycle.status)
+    name = current.version if current is not None else ""
+    meta = cycle.metadata
+    deleted = not any(v.metadata.name == name and v.metadata.deletion_timestamp is None for v in found)
+    return RolloutObservation(
+        stable=stable.observation,
+        candidate=candidate.observation,
+        observed_weight=weight_in_force(routes, f"{meta.namespace}/{meta.name}", name),
+        checks=checks,
+        # Whoever deletes the version does not want it to serve.
+        abort=meta.annotations.get(ABORT_ANNOTATION) == name or deleted,
+        suspended=cycle.spec.suspend,
+    )
+
+
+def moved(status: ImprovementCycleStatus, move: Move) -> ImprovementCycleStatus:
+    """The status with the move's weights asked for."""
+    serving = status.serving
+    stable = serving.stable and serving.stable.model_copy(update={"weight": 100 - move.weight})
+    candidate = serving.candidate and serving.candidate.model_copy(update={"weight": move.weight})
+    serving = serving.model_copy(update={"stable": stable, "candidate": candidate})
+    return status.model_copy(update={"rollout": move.status, "serving": serving})
+
+
+def begun(
+    status: ImprovementCycleStatus, cycle: ImprovementCycle, found: Sequence[ModelVersion], now: datetime
+) -> tuple[ImprovementCycleStatus, ModelVersion | None]:
+    """With the rollout of the oldest accepted version that waits for one, if one may begin."""
+    if cycle.spec.suspend or going_on(status) is not None or status.serving.stable is None:
+        return status, None
+    if not versions.acknowledged(found, status):
+        return status, None
+    present = cycle.model_copy(update={"status": status})
+    version = next(iter(versions.candidates(found, present)), None)
+    if version is None:
+        return status, None
+    digest = versions.digest(version)
+    name = version.metadata.name
+    begin = rollout.begin(name, digest, ledger.is_known_good(status, digest), now)
+    return ledger.started(status, new_arm(name, now), begin), version
+
+
+def settled(
+    status: ImprovementCycleStatus, cycle: ImprovementCycle, run: RunStatus | None, now: datetime
+) -> ImprovementCycleStatus:
+    """With an ended rollout entered into arms, rejections, champions and history."""
+    current = status.rollout
+    if current is None or current.phase != "Done" or status.serving.candidate is None:
+        return status
+    number = run.number if run is not None and run.version == current.version else None
+    return ledger.ended(status, cycle.spec, now, number)
+
+
+def reason_of(status: RolloutStatus) -> Reason:
+    """The reason of an ended rollout."""
+    assert status.decision is not None, "a rollout is Done by a decision"
+    return Reason(status.decision.reason)

@@ -1,0 +1,303 @@
+"""A ModelVersion: train, evaluate, gate; afterwards its status follows what its cycle does with it.
+
+Room: operator, reconcile. The only writer of a version's status.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from ratchet_api.conditions import find, merged
+from ratchet_api.cycle import ImprovementCycle
+from ratchet_api.data import AdapterRef
+from ratchet_api.names import VERSION_KIND
+from ratchet_api.reasons import ConditionType, Reason
+from ratchet_api.stage import EvaluateInput, StageIdentity, StageReport, TrainInput
+from ratchet_api.training import Hyperparameters
+from ratchet_api.version import Attempts, EvaluationStatus, ModelVersion, ModelVersionStatus, StageStatus
+from ratchet_operator.clients.events import Subject
+from ratchet_operator.domain import gate, retries, stages, versions
+from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditions, version_phase
+from ratchet_operator.errors import InvalidObject
+from ratchet_operator.manifests import pods
+from ratchet_operator.manifests.stages import Owner, StageRequest
+from ratchet_operator.reconcile import jobs, progress
+from ratchet_operator.reconcile.conditions import first, newly_stalled, stalled_delay, unreadable
+from ratchet_operator.reconcile.context import Context, soonest
+
+
+class Stop(Exception):
+    """This pass can go no further; `stalled` or `waiting` says why."""
+
+    def __init__(self, *, stalled: Remark | None = None, waiting: Remark | None = None) -> None:
+        super().__init__((stalled or waiting or Remark(Reason.PENDING, "")).message)
+        self.stalled = stalled
+        self.waiting = waiting
+
+
+async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
+    """One pass over one version; returns the seconds until the next, or None when only an event can change anything."""
+    now = ctx.now()
+    try:
+        version = await ctx.kube.get(ModelVersion, namespace, name)
+    except InvalidObject as error:
+        await unreadable(ctx, "ModelVersion", error)
+        return None
+    if version is None or version.metadata.deletion_timestamp is not None:
+        return None
+    if not version.status.conditions:
+        conditions = first(version.metadata.generation, now, "seen for the first time")
+        status = ModelVersionStatus(observed_generation=version.metadata.generation, conditions=conditions)
+        await ctx.kube.write_version_status(version, status)
+        return 0.0
+    try:
+        cycle = await ctx.kube.get(ImprovementCycle, namespace, version.spec.cycle)
+    except InvalidObject:
+        cycle = None
+    return await VersionPass(ctx, version, cycle, now).run()
+
+
+class VersionPass:
+    """One pass: `status` is what will be written, `request` the stage whose Job is to exist afterwards."""
+
+    def __init__(self, ctx: Context, version: ModelVersion, cycle: ImprovementCycle | None, now: datetime) -> None:
+        self.ctx = ctx
+        self.before = version
+        self.version = version
+        self.cycle = cycle
+        self.now = now
+        self.stalled: Remark | None = None
+        self.waiting: Remark | None = None
+        self.wake: list[datetime | float | None] = []
+        self.events: list[tuple[bool, Reason, str]] = []
+        self.request: StageRequest | None = None
+
+    async def run(self) -> float | None:
+        """Observe and decide, write, act."""
+        try:
+            await self._decide()
+        except Stop as stop:
+            self.stalled, self.waiting = stop.stalled, stop.waiting
+        self._summarise()
+        await self._write()
+        if self.request is not None and self.cycle is not None:
+            await jobs.create(self.ctx.kube, self.request)
+        conditions = self.version.status.conditions
+        if self.stalled is not None:
+            self.wake.append(stalled_delay(self.ctx, conditions, self.now))
+        return soonest(self.now, *self.wake)
+
+    def _update(self, **fields: Any) -> None:
+        self.version = self.version.model_copy(update={"status": self.version.status.model_copy(update=fields)})
+
+    # Deciding
+
+    async def _decide(self) -> None:
+        cycle = self.cycle
+        if cycle is None:
+            name = self.version.spec.cycle
+            text = f"spec.cycle: there is no ImprovementCycle {name} in namespace {self.version.metadata.namespace}"
+            raise Stop(stalled=Remark(Reason.MISSING_CYCLE, f"{text}; apply it"))
+        base, asked = cycle.spec.base_model, self.version.spec.base_model
+        if asked is not None and (asked.uri != base.uri or asked.digest not in (None, base.digest)):
+            text = f"spec.baseModel: {asked.uri} is not the cycle's base {base.uri}; an adapter fits one base only"
+            raise Stop(stalled=Remark(Reason.INVALID_SPEC, f"{text}: apply a version for this cycle's base"))
+        following = versions.standing(self.version, cycle).next
+        if following is not None:
+            await self._stage(cycle, following)
+
+    async def _stage(self, cycle: ImprovementCycle, name: versions.Next) -> None:
+        entry = versions.stage(self.version, name)
+        if entry is None or stages.retry_due(entry, self.now):
+            await self._plan(cycle, name, entry)
+            return
+        seen = await jobs.observe(
+            self.ctx.kube, self.version.metadata.namespace, self.version.metadata.uid, entry, self.now
+        )
+        move = stages.advance(entry, seen, self.now, shrinkable=self._shrinkable(cycle, name, entry.attempts))
+        self._store(move.status)
+        self.stalled, self.waiting = move.stalled, move.waiting
+        self.wake.append(move.wake_at)
+        if move.retried is not None:
+            self.events.append((True, move.retried.reason, f"{name} is tried again: {move.retried.message}"))
+        if move.failed is not None:
+            self.events.append((True, move.failed.reason, f"{name} failed: {move.failed.message}"))
+        if move.done is not None:
+            self._done(cycle, name, move.done)
+        elif move.status.job is not None and move.status.finished_at is None:
+            self.wake.append(self.ctx.settings.pace.training)
+            if seen is None:
+                self.request = await self._request(cycle, name, entry.attempts)
+            elif name == "train" and seen.running_since is not None:
+                numbers = await progress.training(self.ctx, self.version, cycle, self.now)
+                self._update(training=numbers or self.version.status.training)
+
+    async def _plan(self, cycle: ImprovementCycle, name: versions.Next, entry: StageStatus | None) -> None:
+        if cycle.spec.suspend:
+            raise Stop(waiting=Remark(Reason.SUSPENDED, f"the cycle is suspended: {name} starts when it is resumed"))
+        request = await self._request(cycle, name, entry.attempts if entry is not None else Attempts())
+        missing = await jobs.missing(self.ctx.kube, cycle, request.suites)
+        if missing is not None:
+            raise Stop(stalled=missing)
+        self._store(stages.planned(entry, name, request.name))
+        self.request = request
+        self.wake.append(self.ctx.settings.pace.training)
+        reason = Reason.TRAINING if name == "train" else Reason.EVALUATING
+        self.events.append((False, reason, f"{name} starts as Job {request.name}"))
+
+    def _store(self, entry: StageStatus) -> None:
+        others = [old for old in self.version.status.stages if old.stage != entry.stage]
+        self._update(stages=sorted([*others, entry], key=lambda one: ("train", "evaluate", "curate").index(one.stage)))
+
+    # What a stage is told
+
+    async def _request(self, cycle: ImprovementCycle, name: versions.Next, attempts: Attempts) -> StageRequest:
+        return self._train(cycle, attempts) if name == "train" else await self._evaluate(cycle, attempts)
+
+    def _identity(self, cycle: ImprovementCycle, attempts: Attempts) -> StageIdentity:
+        meta, run = self.version.metadata, self.version.spec.run
+        return StageIdentity(**pods.identity(cycle), run=run, version=meta.name, attempt=attempts.total)
+
+    def _owner(self) -> Owner:
+        return Owner(VERSION_KIND, self.version.metadata.name, self.version.metadata.uid)
+
+    def _hyperparameters(self, cycle: ImprovementCycle) -> Hyperparameters:
+        return self.version.spec.training or cycle.spec.training.hyperparameters
+
+    def _shrinkable(self, cycle: ImprovementCycle, name: versions.Next, attempts: Attempts) -> bool:
+        times = attempts.out_of_memory + 1
+        if name == "train":
+            return retries.shrink(self._hyperparameters(cycle), times) is not None
+        return retries.shrink_batch(cycle.spec.evaluation.batch_size, times) is not None
+
+    def _train(self, cycle: ImprovementCycle, attempts: Attempts) -> StageRequest:
+        dataset = self.version.spec.dataset
+        assert dataset is not None, "only a recipe is trained"
+        asked = self._hyperparameters(cycle)
+        work = TrainInput(
+            identity=self._identity(cycle, attempts),
+            base_model=cycle.spec.base_model,
+            dataset=dataset,
+            hyperparameters=retries.shrink(asked, attempts.out_of_memory) or asked,
+        )
+        image = self.ctx.settings.images.trainer
+        return StageRequest(cycle, self._owner(), work, cycle.spec.training, image, cycle.spec.base_model)
+
+    async def _evaluate(self, cycle: ImprovementCycle, attempts: Attempts) -> StageRequest:
+        champion = await self._champion(cycle)
+        policy = self.version.spec.evaluation or cycle.spec.evaluation.policy()
+        batch = cycle.spec.evaluation.batch_size
+        work = EvaluateInput(
+            identity=self._identity(cycle, attempts),
+            base_model=cycle.spec.base_model,
+            candidate=self.version.adapter,
+            champion=champion[1],
+            champion_version=champion[0],
+            policy=policy,
+            batch_size=retries.shrink_batch(batch, attempts.out_of_memory) or batch,
+        )
+        image = self.ctx.settings.images.trainer
+        return StageRequest(
+            cycle, self._owner(), work, cycle.spec.evaluation, image, cycle.spec.base_model, policy.suites
+        )
+
+    async def _champion(self, cycle: ImprovementCycle) -> tuple[str, AdapterRef | None]:
+        """The version to beat and its adapter; which one it is gets into the status with the first plan."""
+        decided = self.version.status.evaluation
+        stable = cycle.status.serving.stable
+        name = decided.champion if decided is not None else self.version.spec.champion
+        name = name or (stable.version if stable is not None else None)
+        if name is None:
+            raise Stop(waiting=Remark(Reason.PENDING, "waiting for the cycle's champion to serve"))
+        champion = await self.ctx.kube.get(ModelVersion, self.version.metadata.namespace, name)
+        if champion is None:
+            text = f"the champion to beat, ModelVersion {name}, does not exist: apply it, or apply this version again"
+            raise Stop(stalled=Remark(Reason.MISSING_ADAPTER, text))
+        if champion.adapter is None and not versions.is_root(champion):
+            raise Stop(waiting=Remark(Reason.PENDING, f"the champion to beat, {name}, is not trained yet"))
+        if decided is None:
+            self._update(evaluation=EvaluationStatus(champion=name))
+        return name, champion.adapter
+
+    # What a stage brought
+
+    def _done(self, cycle: ImprovementCycle, name: versions.Next, report: StageReport) -> None:
+        status = self.version.status
+        provenance = report.provenance or status.provenance
+        if provenance.parent is None:
+            provenance = provenance.model_copy(update={"parent": self.version.spec.parent})
+        if name == "train":
+            if report.artifact is None:
+                self._fail(name, "the train stage reported no adapter")
+                return
+            artifacts = status.artifacts.model_copy(update={"adapter": report.artifact})
+            training = report.training or status.training
+            self._update(artifacts=artifacts, training=training, provenance=provenance)
+            self.events.append((False, Reason.SUCCEEDED, f"trained: {report.message or report.artifact.digest}"))
+            return
+        assert status.evaluation is not None, "the champion was written before the Job was created"
+        policy = self.version.spec.evaluation or cycle.spec.evaluation.policy()
+        decision = gate.decide(policy, report.suites)
+        evaluation = status.evaluation.model_copy(
+            update={"suites": report.suites, "target": decision.target, "guardrail": decision.guardrail}
+        )
+        artifacts = status.artifacts.model_copy(update={"report": report.artifact})
+        now, generation = self.now, self.version.metadata.generation
+        # The decision stands from here on: later passes take it from the condition, whatever the spec says then.
+        conditions = merged(
+            status.conditions, ConditionType.ACCEPTED, decision.accepted, decision.reason, decision.message,
+            generation, now,
+        )  # fmt: skip
+        self._update(evaluation=evaluation, artifacts=artifacts, provenance=provenance, conditions=conditions)
+        self.events.append((not decision.accepted, decision.reason, decision.message))
+
+    def _fail(self, name: versions.Next, message: str) -> None:
+        entry = versions.stage(self.version, name)
+        assert entry is not None
+        self._store(entry.model_copy(update={"reason": str(Reason.INTERNAL_ERROR), "message": message}))
+        self.events.append((True, Reason.INTERNAL_ERROR, message))
+
+    # Saying it
+
+    def _summarise(self) -> None:
+        generation, status = self.version.metadata.generation, self.version.status
+        if self.cycle is None:
+            facts = VersionFacts(root=versions.is_root(self.version), stalled=self.stalled)
+            conditions = version_conditions(status.conditions, facts, generation, self.now)
+            self._update(conditions=conditions, phase=version_phase(facts), observed_generation=generation)
+            return
+        now = versions.standing(self.version, self.cycle)
+        facts = VersionFacts(
+            root=now.root,
+            trained=now.trained,
+            evaluated=now.evaluated,
+            gate=now.gate,
+            accepted=now.accepted,
+            stage=now.next,
+            failed=now.failed,
+            rejected=now.rejected,
+            returned=now.returned,
+            place=now.place,
+            stalled=self.stalled,
+            waiting=self.waiting,
+        )
+        conditions = version_conditions(status.conditions, facts, generation, self.now)
+        phase = version_phase(facts)
+        self._update(conditions=conditions, phase=phase, observed_generation=generation, outcome=now.outcome)
+        self._announce(now)
+
+    def _announce(self, now: versions.Standing) -> None:
+        """An event for a rejection that is seen for the first time."""
+        old = find(self.before.status.conditions, ConditionType.REJECTED)
+        if now.rejected is not None and now.accepted is not False and (old is None or old.status != "True"):
+            self.events.append((True, now.rejected.reason, now.rejected.message))
+
+    async def _write(self) -> None:
+        status = self.version.status
+        stalled = newly_stalled(self.before.status.conditions, status.conditions)
+        if stalled is not None:
+            self.events.append((True, Reason(stalled.reason), stalled.message))
+        if status != self.before.status:
+            await self.ctx.kube.write_version_status(self.before, status)
+        subject = Subject("ModelVersion", self.version.metadata)
+        for warning, reason, message in self.events:
+            await self.ctx.events.post(subject, "Warning" if warning else "Normal", reason, message, self.now)
