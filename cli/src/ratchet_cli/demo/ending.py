@@ -104,10 +104,9 @@ def _losses(tale: Tale) -> dict[str, list[tuple[int, float]]]:
     found = {}
     for name, version in tale.cluster.read().versions.items():
         made = version.status.artifacts.adapter
-        if made is None or version.spec.dataset is None:
-            continue
-        points = json.loads(tale.store.read_files(made.uri)["loss.json"])
-        found[name] = [(int(point["step"]), float(point["loss"])) for point in points]
+        written = None if made is None or version.spec.dataset is None else tale.store.read(f"{made.uri}/loss.json")
+        if written is not None:
+            found[name] = [(int(point["step"]), float(point["loss"])) for point in json.loads(written)]
     return found
 
 

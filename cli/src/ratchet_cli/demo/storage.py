@@ -72,12 +72,8 @@ class ArtifactStore:
 
     def manifest(self, uri: str) -> Manifest | None:
         """The artifact's manifest; None when it does not exist."""
-        bucket, prefix = split(uri)
-        try:
-            answer = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST}")
-        except self._client.exceptions.NoSuchKey:
-            return None
-        return Manifest.model_validate_json(answer["Body"].read())
+        content = self.read(f"{uri}/{MANIFEST}")
+        return None if content is None else Manifest.model_validate_json(content)
 
     def read_files(self, uri: str) -> dict[str, bytes]:
         """All files of an artifact. Raises FileNotFoundError when it does not exist."""
@@ -89,6 +85,15 @@ class ArtifactStore:
             path: self._client.get_object(Bucket=bucket, Key=f"{prefix}/{path}")["Body"].read()
             for path in manifest.files
         }
+
+    def read(self, uri: str) -> bytes | None:
+        """One object, of an artifact or beside one; None when there is none."""
+        bucket, key = split(uri)
+        try:
+            content: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except self._client.exceptions.NoSuchKey:
+            return None
+        return content
 
     def count(self, uri: str) -> int:
         """Number of objects below a uri."""
