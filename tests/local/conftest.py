@@ -71,7 +71,8 @@ def python_pod(name: str, code: str, *args: str, **spec: Any) -> dict[str, Any]:
     container |= spec.pop("container", {})
     metadata = {"name": name} | spec.pop("metadata", {})
     policy = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 5}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": policy | {"containers": [container]} | spec}
+    spec = policy | {"containers": [container]} | spec
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def container_of(status: dict[str, Any], name: str = "main") -> dict[str, Any]:

@@ -47,6 +47,11 @@ class Keeper:
         self._wanted = False
         self._ready = False
 
+    @property
+    def pid(self) -> int | None:
+        """Of its newest process, ended or not."""
+        return self._process.pid if self._process is not None else None
+
     def describe(self) -> dict[str, Any]:
         """Name, state, process id and restarts, for `ratchet local status`."""
         running = self._process is not None and self._process.returncode is None

@@ -23,6 +23,8 @@ from ratchet_local.processes import instance, kill_marked
 
 Progress = Callable[[str], None]
 DOWN_SECONDS = 90.0
+_DETACHED: list[subprocess.Popen[bytes] | None] = []
+"""Supervisors that may outlive their Platform object, and so must not be reported as forgotten."""
 
 
 def _quiet(line: str) -> None:
@@ -78,6 +80,8 @@ class Platform:
         except BaseException:
             self._kill()
             raise
+        if detach:
+            _DETACHED.append(self._supervisor)
         self._record = read_record(self.layout)
 
     def down(self) -> None:

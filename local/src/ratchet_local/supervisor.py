@@ -26,7 +26,16 @@ from ratchet_local.control import ControlServer
 from ratchet_local.errors import LocalError, PlatformError
 from ratchet_local.keeper import Keeper, ssl_context
 from ratchet_local.plan import Plan, prepare
-from ratchet_local.processes import INSTANCE_VARIABLE, adopt_orphans, instance, kill_marked
+from ratchet_local.processes import (
+    INSTANCE_VARIABLE,
+    adopt_orphans,
+    instance,
+    kill_marked,
+    reap_adopted,
+    watch_children,
+)
+
+REAP_SECONDS = 2.0
 
 
 class Reporter:
@@ -66,6 +75,7 @@ class Supervisor:
 
     async def run(self, owner: int | None) -> None:
         """Until asked to end. Whatever happens, everything that was started is ended first."""
+        watch_children()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._ending.set)
@@ -73,6 +83,7 @@ class Supervisor:
             loop.add_reader(owner, self._ending.set)
         starting = asyncio.create_task(self._start())
         ending = asyncio.create_task(self._ending.wait())
+        reaping = asyncio.create_task(self._reap())
         try:
             await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -82,10 +93,15 @@ class Supervisor:
             # One cause is enough for a person; those that waited for it were only cancelled.
             raise _first(group) from None
         finally:
-            ending.cancel()
-            starting.cancel()
-            await asyncio.wait({starting, ending})
+            for task in (ending, starting, reaping):
+                task.cancel()
+            await asyncio.wait({starting, ending, reaping})
             await self._stop_all()
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(REAP_SECONDS)
+            reap_adopted({pid for keeper in self.keepers.values() if (pid := keeper.pid) is not None})
 
     async def _start(self) -> None:
         began = time.monotonic()
@@ -168,10 +184,15 @@ class Supervisor:
         await self._control.stop()
         middle = ("prometheus", "s3", "kube-scheduler", "kube-controller-manager")
         for names in (("node",), middle, ("kube-apiserver",), ("etcd",)):
-            await asyncio.gather(*(self.keepers[name].stop() for name in names if name in self.keepers))
+            await asyncio.gather(*(self._stop_one(self.keepers[name]) for name in names if name in self.keepers))
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+
+    async def _stop_one(self, keeper: Keeper) -> None:
+        began = time.monotonic()
+        await keeper.stop()
+        self._reporter.tell(progress=f"{keeper.component.name} has ended ({time.monotonic() - began:.1f} s)")
 
     async def _command(self, command: str, arguments: dict[str, Any]) -> Any:
         match command:

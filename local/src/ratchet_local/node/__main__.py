@@ -10,10 +10,12 @@ from pathlib import Path
 
 from ratchet_local.node.agent import serve
 from ratchet_local.node.settings import Settings
+from ratchet_local.processes import watch_children
 
 
 async def run(settings: Settings) -> None:
     """Until a signal comes."""
+    watch_children()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
