@@ -48,8 +48,10 @@ class Transport(Protocol):
 async def load_configuration() -> Configuration:
     """KUBECONFIG when it is set, else the pod's own service account. Raises kubernetes' ConfigException."""
     configuration = Configuration()
-    if os.environ.get("KUBECONFIG"):
-        await kubernetes_config.load_kube_config(client_configuration=configuration)
+    path = os.environ.get("KUBECONFIG")
+    if path:
+        # Named outright, because the library remembers the variable as it was when it was imported.
+        await kubernetes_config.load_kube_config(config_file=path, client_configuration=configuration)
     else:
         kubernetes_config.load_incluster_config(client_configuration=configuration)
     return configuration
