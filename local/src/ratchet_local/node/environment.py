@@ -96,7 +96,7 @@ def resource_value(pod: Pod, own: Container | None, reference: ResourceFieldRef,
     default = {"cpu": str(node.cpus), "memory": str(node.memory_bytes)}.get(name, "0") if kind == "limits" else "0"
     amount = quantity(amounts.get(name, default))
     divisor = quantity(reference.divisor) or Decimal(1)
-    return str((amount / divisor).to_integral_value(ROUND_CEILING))
+    return str(int((amount / divisor).to_integral_value(ROUND_CEILING)))
 
 
 Data = Mapping[str, Mapping[str, str] | None]
