@@ -98,7 +98,7 @@ lock: $(STAMP) ## pin the dependencies of pyproject.toml anew
 
 .PHONY: clean
 clean: ## remove everything that make made in this checkout
-	@if [ -x "$(PY)" ]; then for state in .ratchet/demo .ratchet/local; do [ ! -d $$state ] || "$(PY)" -m ratchet_cli local down --state $$state >/dev/null 2>&1 || true; done; fi
+	@if [ -x "$(PY)" ]; then for state in .ratchet/demo/platform .ratchet/local; do [ ! -d $$state ] || "$(PY)" -m ratchet_cli local down --state $$state >/dev/null 2>&1 || true; done; fi
 	rm -rf .ratchet .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: distclean

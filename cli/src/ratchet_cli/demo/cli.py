@@ -41,13 +41,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Tell the story; 0 when it came out as told."""
     from ratchet_cli.demo.errors import Unprepared
     from ratchet_cli.demo.screen import Screen
-    from ratchet_cli.demo.tale import Tale
 
     screen = Screen()
+    screen.say(f"the story of Ratchet on this machine; everything it writes is below {arguments.state}")
     try:
         settings = Settings(
             state=arguments.state.absolute(),
-            checkout=arguments.checkout.absolute() if arguments.checkout else find_checkout(Path.cwd()),
+            checkout=find_checkout(arguments.checkout.absolute() if arguments.checkout else None),
             profile=QUICK if arguments.quick else FULL,
             keep=arguments.keep,
             until=arguments.until,
@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         settings.state.mkdir(parents=True, exist_ok=True)
         with terminating():
+            from ratchet_cli.demo.tale import Tale  # slow to import: after the first line on screen
+
             return _tell(Tale(settings, screen))
     except Unprepared as error:
         screen.bad(str(error))

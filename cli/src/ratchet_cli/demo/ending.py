@@ -42,10 +42,11 @@ def conclude(tale: Tale, error: str) -> Summary:
 
 
 def _summary(tale: Tale, error: str, began: float) -> Summary:
-    view = _known(lambda: tale.cluster.read(), View()) if tale.has_cluster else View()
+    view, counts = View(), dict[str, tuple[int, int]]()
     if tale.has_cluster:
+        view = _known(tale.cluster.read, view)
         tale.notebook.see(view, datetime.now(UTC))
-    counts = _known(lambda: _verdicts(tale), dict[str, tuple[int, int]]())
+        counts = _known(lambda: _verdicts(tale), counts)
     last = StepTime(number=LAST_STEP, title="the summary", wall_seconds=round(tale.screen.elapsed - began, 1))
     told = [step.number for step in tale.steps]
     requests = _requests(tale)

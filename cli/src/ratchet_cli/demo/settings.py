@@ -85,17 +85,19 @@ class Settings:
         return seconds * self.slowness
 
 
-def find_checkout(start: Path) -> Path:
-    """The folder with charts/ratchet and examples/: `start`, one above it, or where this package lives.
+def find_checkout(start: Path | None) -> Path:
+    """The folder with charts/ratchet and examples/: `start` or one above it; without `start`, from the working folder
+    or from where this package lives.
 
     Raises Unprepared when there is none.
     """
-    for folder in (start, *start.parents, *Path(__file__).resolve().parents):
+    places = [start] if start is not None else [Path.cwd(), Path(__file__).resolve()]
+    for folder in (candidate for place in places for candidate in (place, *place.parents)):
         if (folder / "charts" / "ratchet" / "Chart.yaml").is_file() and (folder / "examples").is_dir():
             return folder
     raise Unprepared(
-        f"neither {start} nor a folder above it has charts/ratchet and examples/: run this in a checkout of Ratchet, "
-        "or name one with --checkout"
+        f"neither {places[0]} nor a folder above it has charts/ratchet and examples/: run this in a checkout of "
+        "Ratchet, or name one with --checkout"
     )
 
 
