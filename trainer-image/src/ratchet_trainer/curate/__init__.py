@@ -1,0 +1,1 @@
+"""The curate stage: sessions become a dataset."""

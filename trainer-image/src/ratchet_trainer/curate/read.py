@@ -1,0 +1,140 @@
+"""Session files to records: line by line, bounded in memory, whatever is in them.
+
+Room: trainer. Touches the files that it is given, nothing else. A line that cannot be read is quarantined: counted by
+kind and noted by its place (never by its content), and the rest goes on.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+import zstandard
+from pydantic import ValidationError
+
+from ratchet_api.records import RECORD, Feedback, Interaction
+
+LineProblem = Literal["oversized", "undecodable", "truncated", "malformed", "schema", "expansion"]
+"""Why a line is not read. oversized: longer than the limit. undecodable: the compressed stream is damaged here.
+truncated: the file ends within the line. malformed: not JSON or not UTF-8. schema: JSON, but no record. expansion: the
+file unpacks to far more than its size allows, and is left there."""
+
+MAX_NOTED = 1000
+"""Places written into the quarantine's list; beyond that they are only counted."""
+_PIECE = 1 << 18
+_MAX_EXPANSION = 2000
+_FREE_EXPANSION = 64 << 20
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """Where a line stood that could not be read."""
+
+    file: str
+    line: int
+    problem: LineProblem
+
+
+@dataclass
+class Quarantine:
+    """Lines that could not be read."""
+
+    counts: Counter[LineProblem] = field(default_factory=Counter)
+    places: list[Quarantined] = field(default_factory=list)
+
+    def add(self, file: str, line: int, problem: LineProblem) -> None:
+        """Counts one line."""
+        self.counts[problem] += 1
+        if len(self.places) < MAX_NOTED:
+            self.places.append(Quarantined(file, line, problem))
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a file: its bytes, or why there are none."""
+
+    number: int
+    content: bytes | LineProblem
+    ended: bool = True
+    """Whether a newline followed."""
+
+
+def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
+    """The lines of a .jsonl or .jsonl.zst file that are not blank.
+
+    Never holds more than one line and one piece; an oversized line is thrown away while it is read.
+    """
+    number, parts, size = 1, list[bytes](), 0
+    try:
+        for piece in _pieces(path):
+            start = 0
+            while (end := piece.find(b"\n", start)) >= 0:
+                yield from _line(number, parts, piece[start:end], size + end - start, max_line_bytes)
+                number, parts, size, start = number + 1, [], 0, end + 1
+            size += len(piece) - start
+            if size <= max_line_bytes:
+                parts.append(piece[start:])
+            else:
+                parts = []
+    except zstandard.ZstdError:
+        yield Line(number, "undecodable")
+        return
+    except _ExpandsTooMuch:
+        yield Line(number, "expansion")
+        return
+    for line in _line(number, parts, b"", size, max_line_bytes):
+        yield Line(line.number, line.content, ended=False)
+
+
+def _line(number: int, parts: list[bytes], last: bytes, size: int, limit: int) -> Iterator[Line]:
+    if size > limit:
+        yield Line(number, "oversized")
+        return
+    content = b"".join([*parts, last]).strip()
+    if content:
+        yield Line(number, content)
+
+
+class _ExpandsTooMuch(Exception):
+    pass
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as raw:
+        if path.suffix != ".zst":
+            yield from iter(lambda: raw.read(_PIECE), b"")
+            return
+        allowed = _FREE_EXPANSION + _MAX_EXPANSION * path.stat().st_size
+        # The window bounds the decoder's memory; the gateway's is far below it.
+        reader: IO[bytes] = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+            io.BufferedReader(raw), read_across_frames=True
+        )
+        for piece in iter(lambda: reader.read(_PIECE), b""):
+            allowed -= len(piece)
+            if allowed < 0:
+                raise _ExpandsTooMuch
+            yield piece
+
+
+def parse(line: Line) -> Interaction | Feedback | LineProblem:
+    """A record, or why the line is none."""
+    if not isinstance(line.content, bytes):
+        return line.content
+    try:
+        return RECORD.validate_json(line.content)
+    except ValidationError as error:
+        if all(problem["type"] == "json_invalid" for problem in error.errors(include_url=False, include_input=False)):
+            return "malformed" if line.ended else "truncated"
+        return "schema"
+
+
+def may_be_feedback(line: Line) -> bool:
+    """A cheap look that lets the first pass skip the many lines that are surely no feedback."""
+    return isinstance(line.content, bytes) and b'"feedback"' in line.content

@@ -1,0 +1,107 @@
+"""The training set as a whole: examples, variations, identity and anchors, and their files.
+
+Room: trainer. `compose` is pure; `write` touches the folder that it is given. Equal input gives equal bytes.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ratchet_api.data import Curation, Identity
+from ratchet_trainer.chat import Message
+from ratchet_trainer.curate.examples import (
+    UNCATEGORISED,
+    Example,
+    Origin,
+    anchors_wanted,
+    by_category,
+    pick_anchors,
+    varied,
+)
+from ratchet_trainer.curate.read import Quarantine
+from ratchet_trainer.curate.text import HeldOut
+from ratchet_trainer.dataset import STATISTICS, TRAIN, write_alpaca, write_json
+from ratchet_trainer.errors import UserError
+
+QUARANTINE = "quarantine.jsonl"
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One row, with where it came from."""
+
+    messages: Sequence[Message]
+    origin: Origin
+    category: str = ""
+    id: str = ""
+    """Of the interaction, if it came from one."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The whole training set."""
+
+    rows: list[DatasetRow]
+    categories: Mapping[str, int]
+    """Examples (not counting variations) of each category that has any."""
+    uncategorised: int
+    by_origin: Mapping[str, int]
+    anchors_held_out: int
+    """Anchors left out because a suite asks them."""
+
+
+def compose(
+    examples: Sequence[Example], curation: Curation, anchors: Sequence[Sequence[Message]], held_out: HeldOut
+) -> Rows:
+    """Examples each followed by its variations, then identity, then the anchors.
+
+    Raises UserError when an identity prompt is also a held-out case: one of the two must change, or the evaluation
+    would ask what was trained.
+    """
+    rows = [
+        DatasetRow(form.messages(), form.origin, form.category, form.id)
+        for example in examples
+        for form in [example, *varied(example, curation.variations)]
+    ]
+    rows += [_identity_row(index, entry, held_out) for index, entry in enumerate(curation.identity)]
+    usable = [messages for messages in anchors if not _asks(messages, held_out)]
+    if curation.anchors is not None:
+        count = anchors_wanted(len(rows), curation.anchors.fraction, len(usable))
+        rows += [DatasetRow(messages, "anchor") for messages in pick_anchors(usable, count)]
+    categories = dict(by_category(examples))
+    uncategorised = categories.pop(UNCATEGORISED, 0)
+    origins: dict[str, int] = dict(sorted(Counter(str(row.origin) for row in rows).items()))
+    return Rows(rows, categories, uncategorised, origins, len(anchors) - len(usable))
+
+
+def _asks(messages: Sequence[Message], held_out: HeldOut) -> bool:
+    return any(message.role == "user" and held_out.covers(message.content) for message in messages)
+
+
+def _identity_row(index: int, entry: Identity, held_out: HeldOut) -> DatasetRow:
+    if held_out.covers(entry.prompt):
+        raise UserError(
+            f"curation.identity[{index}].prompt: {entry.prompt!r} is also asked by an evaluation suite, which would "
+            "then ask what was trained: reword one of the two"
+        )
+    messages = [Message(role="user", content=entry.prompt), Message(role="assistant", content=entry.answer)]
+    return DatasetRow(messages, "identity")
+
+
+def write(folder: Path, rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object]) -> None:
+    """train.jsonl, alpaca.json with dataset_info.json, statistics.json and, if there is any, quarantine.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TRAIN).open("w", encoding="utf-8") as sink:
+        for row in rows.rows:
+            messages = [message.model_dump(exclude_none=True) for message in row.messages]
+            entry: dict[str, object] = {"messages": messages, "origin": row.origin}
+            entry |= {key: value for key, value in (("category", row.category), ("id", row.id)) if value}
+            sink.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    write_alpaca(folder, (row.messages for row in rows.rows))
+    write_json(folder / STATISTICS, statistics)
+    if quarantine.total:
+        with (folder / QUARANTINE).open("w", encoding="utf-8") as sink:
+            for place in quarantine.places:
+                sink.write(json.dumps(asdict(place), ensure_ascii=False) + "\n")

@@ -1,0 +1,1 @@
+"""The evaluate stage: candidate and champion answer the same cases."""

@@ -1,0 +1,237 @@
+"""The evaluate stage: candidate and champion answer the same cases, on one loaded base model.
+
+Room: trainer. Touches storage, the suites' folder, the scratch folder and the device. Reads top to bottom.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from ratchet_api.artifacts import Manifest
+from ratchet_api.data import AdapterRef
+from ratchet_api.evaluation import Suite
+from ratchet_api.reasons import Reason
+from ratchet_api.stage import EvaluateInput, StageReport, attempt_uri
+from ratchet_api.version import Artifact, Provenance, SuiteResult
+from ratchet_trainer.artifacts import tool_versions
+from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
+from ratchet_trainer.dataset import write_json
+from ratchet_trainer.errors import UserError
+from ratchet_trainer.evaluate.statistics import Paired, compare
+from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device
+from ratchet_trainer.metrics import Progress
+from ratchet_trainer.models import fetch_adapter, resolve_base
+from ratchet_trainer.storage import Location, Store
+from ratchet_trainer.suites import Case, read_suite
+
+log = logging.getLogger("ratchet")
+
+REPORT = "report.json"
+CASES = "cases.jsonl"
+SMALLEST_P = Decimal("0.000000000001")
+"""Resources carry decimals of twelve places; a smaller p is written as this, which is on the safe side."""
+
+_RESULTS: TypeAdapter[list[SuiteResult]] = TypeAdapter(list[SuiteResult])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One suite with both sides' answers."""
+
+    suite: Suite
+    cases: Sequence[Case]
+    champion: Sequence[str]
+    candidate: Sequence[str]
+
+    def compared(self, confidence: float) -> Paired:
+        """The paired statistics of passing and failing."""
+        return compare(self._scores(self.champion), self._scores(self.candidate), confidence)
+
+    def _scores(self, answers: Sequence[str]) -> list[float]:
+        return [float(case.passes(answer)) for case, answer in zip(self.cases, answers, strict=True)]
+
+
+def run(
+    stage: EvaluateInput, store: Store, scratch: Path, progress: Progress, suites: Path | None, pvc_root: Path | None
+) -> StageReport:
+    """Asks, compares, publishes and reports; reports again without work when the same evaluation was published before.
+
+    Raises StageError's children.
+    """
+    cases = {suite.name: read_suite(suite, suites) for suite in stage.policy.suites}
+    recipe = _recipe(stage, cases)
+    uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "report")
+    finished = store.manifest(uri, "report")
+    if finished is not None and finished.inputs.get("recipe") != recipe:
+        # An older version of the same name left its report here: artifacts are never overwritten.
+        uri = f"{uri}-{recipe.removeprefix('sha256:')[:12]}"
+        finished = store.manifest(uri, "report")
+    if finished is not None:
+        log.info("%s is finished already", uri)
+        return _report(store, stage, uri, finished)
+
+    base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)
+    sides = {"candidate": stage.candidate, "champion": stage.champion}
+    folders = {}
+    for name, adapter in sides.items():
+        if adapter is not None:
+            fetch_adapter(adapter, store, scratch / name)
+            folders[name] = scratch / name
+    asked = _ask(stage, base.path, folders, cases, progress)
+    folder = scratch / "report"
+    _write(folder, stage, asked)
+    inputs = {"recipe": recipe, "base": base.digest}
+    inputs |= {name: adapter.digest for name, adapter in sides.items() if adapter is not None}
+    numbers: dict[str, int | float | str] = {"cases": sum(len(found) for found in cases.values())}
+    return _report(store, stage, uri, store.publish(folder, uri, "report", inputs, numbers))
+
+
+def _recipe(stage: EvaluateInput, cases: dict[str, list[Case]]) -> str:
+    """Digest of all that determines the report."""
+
+    def digest(adapter: AdapterRef | None) -> str:
+        return "" if adapter is None else adapter.digest
+
+    recipe = {
+        "base": stage.base_model.dump(),
+        "candidate": digest(stage.candidate),
+        "champion": digest(stage.champion),
+        "policy": stage.policy.dump(),
+        "cases": {name: [case.model_dump() for case in found] for name, found in cases.items()},
+    }
+    return "sha256:" + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _ask(
+    stage: EvaluateInput, base: Path, adapters: dict[str, Path], cases: dict[str, list[Case]], progress: Progress
+) -> list[Asked]:
+    from ratchet_trainer.generation.batch import answer_all
+
+    name, device = stage.base_model.uri, pick_device()
+    tokenizer = load_tokenizer(base, name)
+    model = load_model(base, name, device, inference_dtype(device))
+    stops = stop_ids(tokenizer, model.generation_config)
+    switch = load_adapters(model, adapters)
+    # The same adapter on both sides needs asking once: greedy answers are the same answers.
+    same = stage.candidate is not None and stage.champion == stage.candidate
+    sides = ["candidate"] if same or (stage.candidate is None and stage.champion is None) else ["candidate", "champion"]
+    ticker = _Ticker(progress, len(sides) * sum(map(len, cases.values())))
+    asked = []
+    for suite in stage.policy.suites:
+        prompts = _prompts(tokenizer, suite, cases[suite.name])
+        answers = {}
+        for side in sides:
+            with switch(side) as active:
+                answers[side] = answer_all(
+                    active, tokenizer, stops, prompts, suite.max_new_tokens, stage.batch_size, ticker.part()
+                )
+        candidate = answers["candidate"]
+        asked.append(Asked(suite, cases[suite.name], answers.get("champion", candidate), candidate))
+        result = asked[-1].compared(float(stage.policy.confidence))
+        log.info(
+            "suite %s: champion %.1f, candidate %.1f of 100 (%d better, %d worse of %d, p %.2g)", suite.name,
+            100 * result.champion, 100 * result.candidate, result.better, result.worse, result.cases, result.p_value,
+        )  # fmt: skip
+    return asked
+
+
+def _prompts(tokenizer: Tokenizer, suite: Suite, cases: Sequence[Case]) -> list[list[int]]:
+    prompts = []
+    for case in cases:
+        try:
+            prompts.append(prompt_ids(tokenizer, case.conversation))
+        except TemplateError as error:
+            text = f"suite {suite.name}, case {case.id}: the model's chat template refuses it: {error}"
+            raise UserError(text) from None
+    return prompts
+
+
+class _Ticker:
+    """Progress over all suites and both sides: answers done, tokens a second, time to go."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = self._tokens = 0
+        self._began = self._said = time.monotonic()
+
+    def part(self) -> Callable[[int, int], None]:
+        """A callback for one suite and side."""
+        done_before, tokens_before = self._done, self._tokens
+
+        def tick(done: int, tokens: int) -> None:
+            self._done, self._tokens = done_before + done, tokens_before + tokens
+            now = time.monotonic()
+            seconds = max(now - self._began, 1e-9)
+            speed = self._tokens / seconds
+            eta = seconds / self._done * (self._total - self._done)
+            self._progress.update(self._done, self._total, speed=speed, eta=eta)
+            if now - self._said >= 5:
+                self._said = now
+                log.info("answer %d/%d  %.0f tokens/s  eta %.0f s", self._done, self._total, speed, eta)
+
+        return tick
+
+
+def _write(folder: Path, stage: EvaluateInput, asked: Sequence[Asked]) -> None:
+    folder.mkdir(parents=True)
+    results = [_result(entry, float(stage.policy.confidence)) for entry in asked]
+    write_json(
+        folder / REPORT,
+        {
+            "champion": stage.champion_version,
+            "confidence": str(stage.policy.confidence),
+            "suites": [result.dump() for result in results],
+        },
+    )
+    with (folder / CASES).open("w", encoding="utf-8") as sink:
+        for line in _case_lines(asked):
+            sink.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _case_lines(asked: Sequence[Asked]) -> Iterator[dict[str, object]]:
+    for entry in asked:
+        for case, champion, candidate in zip(entry.cases, entry.champion, entry.candidate, strict=True):
+            yield {
+                "suite": entry.suite.name,
+                "case": case.model_dump(exclude_defaults=True),
+                "champion": {"answer": champion, "passes": case.passes(champion)},
+                "candidate": {"answer": candidate, "passes": case.passes(candidate)},
+            }
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(value)).quantize(Decimal("0.000001"), rounding=ROUND_HALF_EVEN)
+
+
+def _result(entry: Asked, confidence: float) -> SuiteResult:
+    found = entry.compared(confidence)
+    p_value = Decimal(repr(found.p_value)).quantize(SMALLEST_P)
+    return SuiteResult(
+        name=entry.suite.name, role=entry.suite.role, cases=found.cases, champion=_decimal(found.champion),
+        candidate=_decimal(found.candidate), difference=_decimal(found.difference),
+        lower_bound=_decimal(found.lower_bound), p_value=max(SMALLEST_P, p_value), better=found.better,
+        worse=found.worse,
+    )  # fmt: skip
+
+
+def _report(store: Store, stage: EvaluateInput, uri: str, manifest: Manifest) -> StageReport:
+    data = store.get(Location.parse(uri).child(REPORT))
+    results = _RESULTS.validate_python(json.loads(data or b'{"suites": []}')["suites"])
+    text = ", ".join(f"{r.name} {float(r.difference) * 100:+.1f} points (p {float(r.p_value):.2g})" for r in results)
+    return StageReport(
+        stage="evaluate",
+        outcome="Succeeded",
+        reason=Reason.SUCCEEDED,
+        message=f"against {stage.champion_version}: {text}",
+        artifact=Artifact(uri=uri, digest=manifest.digest),
+        suites=results,
+        provenance=Provenance(base_model_digest=manifest.inputs["base"], tools=manifest.tools or tool_versions()),
+    )

@@ -1,0 +1,143 @@
+"""Models and tokenizers from a folder, the same way in every stage.
+
+Room: trainer. Touches the folder that it is given and the device. Imports torch and transformers when it is called,
+not before: a stage that only moves files should start at once.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ratchet_trainer.chat import Tokenizer, check_template
+from ratchet_trainer.errors import DataError, OutOfMemory, UserError
+
+log = logging.getLogger("ratchet")
+
+
+def load_tokenizer(folder: Path, name: str) -> Tokenizer:
+    """The tokenizer with its chat template; padding goes to the left, as generation needs it.
+
+    `name` is what a message calls the model. Raises UserError when it cannot be read or has no template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"the tokenizer of {name} cannot be read: {_first_line(error)}") from None
+    check_template(tokenizer, name)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    checked: Tokenizer = tokenizer
+    return checked
+
+
+def load_model(folder: Path, name: str, device: Any, dtype: Any) -> Any:
+    """The base model for causal language modelling, in evaluation mode. Never runs code from the folder.
+
+    Raises UserError when transformers cannot load it, OutOfMemory when it does not fit.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
+            local_files_only=True,
+        )  # fmt: skip
+        model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"{name} does not fit into the memory of {device}: {_first_line(error)}") from None
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{name} cannot be loaded as a causal language model: {_first_line(error)}") from None
+    # Sampling settings that a model brings along would make greedy answers differ from model to model; only what
+    # ends an answer is kept.
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
+    model.eval()
+    return model
+
+
+def load_adapters(model: Any, folders: Mapping[str, Path]) -> Callable[[str], AbstractContextManager[Any]]:
+    """Loads adapters beside each other onto a base model; gives back a switch.
+
+    `with switch(name) as model:` runs the model with that adapter, or bare when there is no folder of that name. Raises
+    DataError for an adapter that does not fit the base.
+    """
+    from peft import PeftModel
+
+    wrapped: Any = None
+    for name, folder in folders.items():
+        try:
+            if wrapped is None:
+                wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+            else:
+                wrapped.load_adapter(str(folder), adapter_name=name)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise _misfit(f"the {name}'s adapter", error) from None
+    model.eval()
+
+    @contextmanager
+    def switch(name: str) -> Iterator[Any]:
+        if wrapped is None:
+            yield model
+        elif name in folders:
+            wrapped.set_adapter(name)
+            yield model
+        else:
+            with wrapped.disable_adapter():
+                yield model
+
+    return switch
+
+
+def merged(model: Any, folder: Path) -> Any:
+    """The base model with an adapter's weights added into its own: as fast as the bare base. Raises DataError."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise _misfit("the adapter", error) from None
+
+
+def _misfit(what: str, error: Exception) -> DataError:
+    return DataError(f"{what} does not fit the base model ({_first_line(error)}): it was trained on another one")
+
+
+def pick_device() -> Any:
+    """The first GPU if there is one, else the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if torch.cuda.device_count() > 1:
+        log.warning("%d GPUs are visible and one is used: ask for one", torch.cuda.device_count())
+    return torch.device("cuda", 0)
+
+
+def inference_dtype(device: Any) -> Any:
+    """What a model is evaluated and served in: bf16 where a GPU has it, fp32 elsewhere. One rule for both, so that
+    what was measured is what serves."""
+    import torch
+
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def quiet_libraries() -> None:
+    """Progress bars and advice of the libraries do not belong into a Job's log."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""The transformers runtime: one model behind the OpenAI API."""

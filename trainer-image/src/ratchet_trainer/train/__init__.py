@@ -1,0 +1,1 @@
+"""The train stage: a dataset becomes a LoRA adapter."""

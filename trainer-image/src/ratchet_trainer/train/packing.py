@@ -1,0 +1,101 @@
+"""Several examples in one forward pass: packed side by side, their common beginning computed once.
+
+Room: trainer. Pure; torch tensors in, torch tensors out.
+
+The sequence is [prefix][rest of example 1][rest of example 2]...; position ids continue from the prefix in every rest,
+and the mask lets each rest see the prefix and itself, causally. So every example sees exactly what it would see alone.
+The prefix ends before the token that predicts the first supervised one, of any example. Only the hidden states that
+predict a supervised token are given to the output head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ratchet_trainer.train.encode import Example
+
+MAX_PACKED_TOKENS = 4096
+"""Longest packed sequence. Attention is quadratic over all of it, so longer examples go by themselves."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Input of one forward pass. L: length of the packed sequence, T: number of supervised tokens."""
+
+    input_ids: torch.Tensor
+    """int64 [1, L]"""
+    position_ids: torch.Tensor
+    """int64 [1, L]"""
+    mask: torch.Tensor | None
+    """bool [1, 1, L, L], True where a row may look; None for a single example, which is plainly causal."""
+    predictors: torch.Tensor
+    """int64 [T]: positions in the sequence whose output predicts ..."""
+    targets: torch.Tensor
+    """int64 [T]: ... these tokens."""
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same on a device."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return PackedBatch(
+            self.input_ids.to(device), self.position_ids.to(device), mask, self.predictors.to(device),
+            self.targets.to(device),
+        )  # fmt: skip
+
+
+def common_prefix(examples: Sequence[Example]) -> int:
+    """How many leading tokens all examples share and none needs for predicting its first supervised token."""
+    limit = min(example.first_target - 1 for example in examples)
+    first = examples[0].ids
+    length = 0
+    while length < limit and all(example.ids[length] == first[length] for example in examples):
+        length += 1
+    return length
+
+
+def pack(examples: Sequence[Example]) -> PackedBatch:
+    """One forward pass over the examples."""
+    prefix = common_prefix(examples) if len(examples) > 1 else 0
+    ids = list(examples[0].ids[:prefix])
+    positions = list(range(prefix))
+    owners = [-1] * prefix
+    predictors: list[int] = []
+    targets: list[int] = []
+    for owner, example in enumerate(examples):
+        offset = len(ids) - prefix
+        ids += example.ids[prefix:]
+        positions += range(prefix, len(example))
+        owners += [owner] * (len(example) - prefix)
+        for index, supervised in enumerate(example.supervised):
+            if supervised:
+                predictors.append(offset + index - 1)
+                targets.append(example.ids[index])
+    return PackedBatch(
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        _tree_mask(torch.tensor(owners)) if len(examples) > 1 else None,
+        torch.tensor(predictors),
+        torch.tensor(targets),
+    )
+
+
+def _tree_mask(owners: torch.Tensor) -> torch.Tensor:
+    length = len(owners)
+    same = owners[:, None] == owners[None, :]
+    shared = (owners == -1)[None, :]
+    return ((same | shared) & torch.ones(length, length, dtype=torch.bool).tril())[None, None]
+
+
+def plan(examples: Sequence[Example], micro_batch: int, packed: bool) -> list[list[Example]]:
+    """Splits the examples of an optimiser step into forward passes of at most `micro_batch` examples and
+    MAX_PACKED_TOKENS tokens (a single longer example goes alone); one example a pass when `packed` is off."""
+    passes: list[list[Example]] = []
+    tokens = 0
+    for example in examples:
+        full = not passes or len(passes[-1]) >= (micro_batch if packed else 1)
+        if full or tokens + len(example) > MAX_PACKED_TOKENS:
+            passes.append([])
+            tokens = 0
+        passes[-1].append(example)
+        tokens += len(example)
+    return passes

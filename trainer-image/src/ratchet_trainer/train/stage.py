@@ -1,0 +1,185 @@
+"""The train stage: dataset in, LoRA adapter out.
+
+Room: trainer. Touches storage, the scratch folder and the device. Reads top to bottom.
+
+What identifies the adapter is its two files; the TensorBoard events and loss.json lie beside them in storage without
+being part of the artifact, because they carry times: the same recipe and seed give the same digest.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from ratchet_api.artifacts import Manifest
+from ratchet_api.reasons import Reason
+from ratchet_api.stage import StageReport, TrainInput, attempt_uri
+from ratchet_api.version import Artifact, Provenance, TrainingStatus
+from ratchet_trainer.artifacts import tool_versions
+from ratchet_trainer.chat import stop_ids
+from ratchet_trainer.dataset import TRAIN, read_rows, write_json
+from ratchet_trainer.errors import DataError
+from ratchet_trainer.loading import load_model, load_tokenizer, pick_device
+from ratchet_trainer.metrics import Progress
+from ratchet_trainer.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LocalModel, resolve_base
+from ratchet_trainer.storage import Store
+
+log = logging.getLogger("ratchet")
+
+LOG_EVERY_SECONDS = 5.0
+
+
+def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_root: Path | None) -> StageReport:
+    """Trains, publishes and reports; reports again without work when the same training was published before.
+
+    Raises StageError's children.
+    """
+    recipe = _recipe(stage)
+    uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "adapter")
+    finished = store.manifest(uri, "adapter")
+    if finished is not None and finished.inputs.get("recipe") != recipe:
+        # An older version of the same name left its adapter here: artifacts are never overwritten.
+        uri = f"{uri}-{recipe.removeprefix('sha256:')[:12]}"
+        finished = store.manifest(uri, "adapter")
+    if finished is not None:
+        log.info("%s is finished already", uri)
+        return _report(uri, finished)
+
+    base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)
+    dataset = store.fetch(stage.dataset.uri, "dataset", stage.dataset.digest, scratch / "dataset", _check_dataset)
+    adapter, logs = scratch / "adapter", scratch / "logs"
+    numbers = _train(stage, base, scratch / "dataset" / TRAIN, adapter, logs, progress)
+    inputs = {"recipe": recipe, "base": base.digest, "dataset": dataset.digest}
+    return _report(uri, store.publish(adapter, uri, "adapter", inputs, numbers, beside=[logs]))
+
+
+def _recipe(stage: TrainInput) -> str:
+    """Digest of all that determines the weights."""
+    recipe = {
+        "base": stage.base_model.dump(),
+        "dataset": stage.dataset.digest,
+        "hyperparameters": stage.hyperparameters.dump(),
+    }
+    return "sha256:" + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _check_dataset(folder: Path) -> None:
+    if not (folder / TRAIN).is_file():
+        raise DataError(f"the dataset has no {TRAIN}: curate it again")
+
+
+def _train(
+    stage: TrainInput, base: LocalModel, rows_file: Path, adapter: Path, logs: Path, progress: Progress
+) -> dict[str, int | float | str]:
+    """The training itself; gives back the numbers for the manifest."""
+    import torch
+
+    from ratchet_trainer.train import encode, loop, precision
+
+    hyper, name = stage.hyperparameters, stage.base_model.uri
+    device = pick_device()
+    on_gpu = device.type == "cuda"
+    tokenizer = load_tokenizer(base.path, name)
+    # The master copy is fp32 on a CPU, where bf16 is only ever an autocast; a GPU holds frozen weights in bf16.
+    wants_bf16 = on_gpu and hyper.precision != "fp32" and torch.cuda.is_bf16_supported(including_emulation=False)
+    model = load_model(base.path, name, device, torch.bfloat16 if wants_bf16 else torch.float32)
+    stops = stop_ids(tokenizer, model.generation_config)
+    rows = read_rows(rows_file, f"{stage.dataset.uri}/{TRAIN}")
+    encoded = encode.encode_rows(tokenizer, rows, stops, hyper.cutoff, name)
+    model = loop.add_lora(model, hyper)
+    packed = loop.packs_exactly(model, encoded.examples, device)
+    chosen = precision.choose(hyper.precision, model, encoded.examples, device, hyper.micro_batch)
+    if hyper.gradient_checkpointing == "on" or (hyper.gradient_checkpointing == "auto" and on_gpu):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    log.info(
+        "training on %d examples (left out: %s), %d steps, %s, %s", len(encoded.examples), encoded.left_out or "none",
+        loop.steps_of(len(encoded.examples), hyper), chosen, "packed" if packed else "not packed",
+    )  # fmt: skip
+
+    torch.manual_seed(hyper.seed)
+    forward = loop.Forward(device, packed, torch.bfloat16 if chosen == "bf16" else None)
+    with _Journal(logs, progress) as journal:
+        last = loop.run(model, encoded.examples, hyper, forward, journal.note)
+    _save(model, adapter, name)
+    left_out = {f"leftOut.{reason}": count for reason, count in encoded.left_out.items()}
+    return {
+        "examples": len(encoded.examples), "steps": last.steps, "loss": round(last.loss, 6),
+        "tokensPerSecond": round(last.tokens_per_second), "seconds": round(last.seconds, 1), "precision": chosen,
+        "device": str(device), **left_out,
+    }  # fmt: skip
+
+
+class _Journal:
+    """Where each step is written down: log, Prometheus, TensorBoard, loss.json."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._records: list[dict[str, object]] = []
+        self._said = 0.0
+
+    def __enter__(self) -> "_Journal":
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._board: Any = SummaryWriter(str(self._folder / "tensorboard"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._board.close()
+        write_json(self._folder / "loss.json", self._records)
+
+    def note(self, record: Any) -> None:
+        """One step; a line in the log every few seconds."""
+        values = asdict(record)
+        self._records.append({key: round(value, 6) for key, value in values.items()})
+        self._progress.update(record.step, record.steps, record.loss, record.tokens_per_second, record.eta)
+        for key in ("loss", "learning_rate", "gradient_norm", "tokens_per_second"):
+            self._board.add_scalar(f"train/{key}", values[key], record.step)
+        now = time.monotonic()
+        if now - self._said >= LOG_EVERY_SECONDS or record.step in (1, record.steps):
+            self._said = now
+            log.info(
+                "step %d/%d  loss %.4f  rate %.2g  %.0f tokens/s  eta %.0f s", record.step, record.steps, record.loss,
+                record.learning_rate, record.tokens_per_second, record.eta,
+            )  # fmt: skip
+
+
+def _save(model: Any, folder: Path, base_uri: str) -> None:
+    """The adapter's two files, free of what differs between equal runs (set order, paths of this machine)."""
+    scratch = folder.with_name(f"{folder.name}-raw")
+    model.save_pretrained(scratch, safe_serialization=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (scratch / ADAPTER_WEIGHTS).rename(folder / ADAPTER_WEIGHTS)
+    config = json.loads((scratch / ADAPTER_CONFIG).read_text())
+    write_json(folder / ADAPTER_CONFIG, config | {
+        "base_model_name_or_path": base_uri,
+        "target_modules": sorted(config["target_modules"]),
+    })  # fmt: skip
+
+
+def _report(uri: str, manifest: Manifest) -> StageReport:
+    numbers: Mapping[str, Any] = manifest.numbers
+    status = TrainingStatus(
+        examples=int(numbers["examples"]), step=int(numbers["steps"]), steps=int(numbers["steps"]),
+        loss=Decimal(str(round(float(numbers["loss"]), 6))), tokens_per_second=int(numbers["tokensPerSecond"]),
+        eta_seconds=0,
+    )  # fmt: skip
+    return StageReport(
+        stage="train",
+        outcome="Succeeded",
+        reason=Reason.SUCCEEDED,
+        message=f"trained on {status.examples} examples in {status.steps} steps, loss {status.loss}",
+        artifact=Artifact(uri=uri, digest=manifest.digest),
+        training=status,
+        provenance=Provenance(
+            base_model_digest=manifest.inputs["base"], dataset_digest=manifest.inputs["dataset"],
+            tools=manifest.tools or tool_versions(),
+        ),
+    )  # fmt: skip
