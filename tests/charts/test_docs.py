@@ -96,23 +96,23 @@ def test_annotations_are_those_of_the_vocabulary(page: tuple[Path, str]) -> None
 
 @pytest.mark.slow
 def test_the_install_page_s_upload_makes_a_model_that_verifies(repository: Path, tmp_path: Path, s3: S3Access) -> None:
-    [code] = blocks((repository / "docs/install.md").read_text(), "python")
-    (tmp_path / "put-model.py").write_text(code)
+    text = (repository / "docs/install.md").read_text()
+    [typed] = re.findall(r"^    \.ratchet/venv/bin/python (-m ratchet_trainer publish .*)$", text, re.MULTILINE)
     model = tmp_path / "model"
-    (model / "sub").mkdir(parents=True)
+    model.mkdir()
     (model / "config.json").write_text("{}")
-    (model / "sub" / "model.safetensors").write_bytes(b"weights")
-    s3.create_bucket("put-model")
+    (model / "model.safetensors").write_bytes(b"weights")
+    s3.create_bucket("published")
     environment = os.environ | {
         "AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key, "AWS_ENDPOINT_URL": s3.endpoint,
-        "AWS_DEFAULT_REGION": s3.region,
     }  # fmt: skip
-    command = [sys.executable, str(tmp_path / "put-model.py"), str(model), "put-model", "models/tiny"]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    arguments = [
+        {"FOLDER": str(model), "s3://BUCKET/PREFIX": "s3://published/models/tiny"}.get(word, word)
+        for word in typed.split()
+    ]
+    answer = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    body = s3.client().get_object(Bucket="put-model", Key=f"models/tiny/{MANIFEST}")["Body"].read()
+    body = s3.client().get_object(Bucket="published", Key=f"models/tiny/{MANIFEST}")["Body"].read()
     manifest = Manifest.model_validate(json.loads(body))
-    assert sorted(manifest.files) == ["config.json", "sub/model.safetensors"]
+    assert (manifest.kind, sorted(manifest.files)) == ("model", ["config.json", "model.safetensors"])
     assert manifest.digest in answer.stdout
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert "PreconditionFailed" in again.stderr, "a manifest that is there must not be replaced"
