@@ -119,11 +119,11 @@ def judge(
 def fold(previous: Check | None, new: Check) -> Check:
     """`new` with the counts of the step carried on: passes and failures in the step, unknowns in a row.
 
-    A look that is known already (same measured_at) changes nothing.
+    A look that is known already (same measured_at and verdict) changes nothing.
     """
     if previous is None:
         previous = new.model_copy(update={"reference": None, "passed_at": None, "first_failed_at": None})
-    elif previous.measured_at == new.measured_at:
+    elif (previous.measured_at, previous.verdict) == (new.measured_at, new.verdict):
         return previous
     failed, passed, unknown = (new.verdict == v for v in ("Fail", "Pass", "Unknown"))
     return new.model_copy(

@@ -25,14 +25,6 @@ REJECTED_LIMIT = 256
 """Entries kept in status.rejected, as its schema allows."""
 
 
-def founded(status: ImprovementCycleStatus, arm: Arm, digest: str, now: datetime) -> ImprovementCycleStatus:
-    """The first champion, without a rollout: its arm is asked for. `digest` is empty for the bare base model."""
-    if status.serving.stable is not None:
-        return status
-    good = [Good(version=arm.version, digest=digest, at=now)]
-    return status.model_copy(update={"serving": status.serving.model_copy(update={"stable": arm}), "last_good": good})
-
-
 def started(status: ImprovementCycleStatus, arm: Arm, rollout: RolloutStatus) -> ImprovementCycleStatus:
     """The candidate's arm (weight 0) and its rollout are there; a retired arm of the same version is taken back."""
     serving = status.serving.model_copy(

@@ -172,7 +172,7 @@ def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], 
     step = next((i for i, s in enumerate(spec.steps) if s.weight > status.weight), None)
     bake = status.known_good or step is None
     weight = 100 if bake else spec.steps[step or 0].weight
-    moved = weight != status.weight
+    moved = weight != status.weight or status.phase == "Starting"
     evidence = _sentence(status.checks) if status.phase == "Canary" else ""
     status = status.model_copy(
         update={
@@ -267,9 +267,7 @@ def _promote(status: RolloutStatus, events: tuple[Event, ...], now: datetime) ->
 
 
 def _readiness(status: RolloutStatus, arm: ArmObservation, now: datetime) -> RolloutStatus:
-    if status.phase == "Starting":
-        return status
-    since = None if arm.whole else status.unready_since or now
+    since = None if arm.whole or status.phase == "Starting" else status.unready_since or now
     return status if since == status.unready_since else status.model_copy(update={"unready_since": since})
 
 

@@ -46,22 +46,10 @@ def due(trigger: Trigger, last: datetime, now: datetime, rejected_at: datetime |
     """Whether a scheduled run should start now.
 
     `last`: start of the last run, or the cycle's creation. Times missed meanwhile count once. `rejected_at`: the last
-    rejection, from which trigger.cooldown counts. Raises ValueError as next_run does.
+    rejection; scheduled times within trigger.cooldown of it are passed over. Raises ValueError as next_run does.
     """
-    coming = next_run(trigger, last)
-    cooled = rejected_at is None or now >= rejected_at + trigger.cooldown
-    return coming is not None and coming <= now and cooled
-
-
-def expected(trigger: Trigger, last: datetime, now: datetime, rejected_at: datetime | None = None) -> datetime | None:
-    """When a person should expect the next scheduled run, for status.nextRunTime; None without a schedule.
-
-    Raises ValueError as next_run does.
-    """
-    coming = next_run(trigger, last)
-    if coming is None or rejected_at is None:
-        return coming
-    return max(coming, rejected_at + trigger.cooldown)
+    coming = next_run(trigger, last, None if rejected_at is None else rejected_at + trigger.cooldown)
+    return coming is not None and coming <= now
 
 
 def _zone(name: str) -> tzinfo:
