@@ -19,7 +19,7 @@ from ratchet_local import AlreadyRunning, ImageEnv, LocalError, NotRunning, Plat
 from ratchet_local.processes import instance, marked
 
 from .conftest import Cluster, condition, container_of, python_pod, until
-from .test_pods import server_pod
+from .test_pods import flag, server_pod
 
 pytestmark = pytest.mark.apiserver
 
@@ -154,6 +154,35 @@ def test_node_restart_resumes_pods(here: Cluster) -> None:
     assert here.pod_until("once", lambda s: s["phase"] == "Failed")
     assert here.get("pod", "done")["status"]["phase"] == "Succeeded"  # type: ignore[index]
     here.kubectl("delete", "pod", "lasting", "once", "done")
+
+
+def test_outage_of_the_api_server_leaves_containers_alone(here: Cluster) -> None:
+    probe = {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1, "failureThreshold": 1}
+    here.apply(
+        server_pod("steady", container={"readinessProbe": probe}),
+        python_pod(
+            "brief",
+            WAIT_FOR_FLAG,
+            "/flags/bad",
+            container={"volumeMounts": [{"name": "flags", "mountPath": "/flags"}]},
+            volumes=[{"name": "flags", "emptyDir": {}}],
+        ),
+    )
+    here.pod_until("steady", lambda s: condition(s, "Ready")["status"] == "True")
+    here.pod_until("brief", lambda s: s["phase"] == "Running")
+    unready, ending = flag(here, "steady"), flag(here, "brief")
+    here.platform.stop("kube-apiserver")
+    unready.touch()
+    ending.touch()
+    here.platform.start("kube-apiserver")
+    here.pod_until("brief", lambda s: s["phase"] == "Succeeded")
+    status = here.pod_until("steady", lambda s: condition(s, "Ready")["status"] == "False")
+    assert container_of(status)["restartCount"] == 0
+    here.apply(python_pod("newcomer", "print('hello')"))
+    here.pod_until("newcomer", lambda s: s["phase"] == "Succeeded")
+
+
+WAIT_FOR_FLAG = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
 
 
 @pytest.fixture

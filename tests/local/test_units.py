@@ -521,5 +521,5 @@ class TestCommandLine:
 
     def test_status_without_a_platform(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.status(self.parse("status", "--state", str(tmp_path))) == 1
-        assert "start one with `ratchet local up`" in capsys.readouterr().err
+        assert "start one with `ratchet local up" in capsys.readouterr().err
         assert cli.down(self.parse("down", "--state", str(tmp_path))) == 0

@@ -35,5 +35,7 @@ class Component:
     """Generous: a stalled start is usually a busy machine."""
     grace_seconds: float = 10.0
     """Between SIGTERM and SIGKILL."""
+    litter: tuple[Path, ...] = ()
+    """Files that it leaves behind outside the state folder when it is killed; removed before start and after end."""
     death_signal: signal.Signals = signal.SIGKILL
     """What the kernel sends it when the supervisor dies."""

@@ -30,17 +30,18 @@ class ImageEnv(BaseModel):
 def default_images() -> dict[str, ImageEnv]:
     """Image patterns (fnmatch, without tag or digest) to what runs them: every Ratchet image is the current venv."""
     bin_folder = Path(sys.executable).parent
+    variables = {"PYTHONUNBUFFERED": "1"}
     images: dict[str, ImageEnv] = {}
     for component, module in (
         ("operator", "ratchet_operator"),
         ("gateway", "ratchet_gateway"),
         ("trainer", "ratchet_trainer"),
     ):
-        env = ImageEnv(path=[bin_folder], image_command=(sys.executable, "-m", module))
+        env = ImageEnv(path=[bin_folder], env=variables, image_command=(sys.executable, "-m", module))
         images[f"ratchet/{component}"] = env
         images[f"*/ratchet-{component}"] = env
         images[f"*/ratchet/{component}"] = env
-    anything = ImageEnv(path=[bin_folder])
+    anything = ImageEnv(path=[bin_folder], env=variables)
     return images | {"ratchet/*": anything, "*/ratchet-*": anything, "*/ratchet/*": anything}
 
 

@@ -87,6 +87,7 @@ class Keeper:
         await self._end()
 
     async def _spawn(self) -> None:
+        self._sweep()
         environment = {key: os.environ[key] for key in INHERITED if key in os.environ}
         with self.log.open("ab") as log:
             try:
@@ -164,3 +165,8 @@ class Keeper:
                 send_group(process.pid, signal.SIGKILL)
                 await process.wait()
         send_group(process.pid, signal.SIGKILL)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for path in self.component.litter:
+            path.unlink(missing_ok=True)

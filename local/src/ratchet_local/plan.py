@@ -61,6 +61,8 @@ class Ports:
     s3_filer: int
     s3_grpc: tuple[int, int, int, int]
     """gRPC ports of master, volume, filer and S3."""
+    s3_admin: tuple[int, int]
+    """HTTP and gRPC port of SeaweedFS' administration, which cannot be left out."""
 
     @classmethod
     def choose(cls, address: str) -> "Ports":
@@ -83,6 +85,7 @@ class Ports:
             scheduler=pick(10259), kubelet=pick(10250), prometheus=pick(9090), s3=pick_for_s3(0),
             s3_master=pick_for_s3(1), s3_volume=pick_for_s3(2), s3_filer=pick_for_s3(3),
             s3_grpc=(pick_for_s3(4), pick_for_s3(5), pick_for_s3(6), pick_for_s3(7)),
+            s3_admin=(pick_for_s3(8), pick_for_s3(9)),
         )  # fmt: skip
 
 
@@ -321,7 +324,9 @@ def s3_server(site: _Site, access: S3Access) -> Component:
     """SeaweedFS with everything on except what nobody here asks for."""
     ports = site.ports
     master, volume, filer, s3 = ports.s3_grpc
+    admin, admin_grpc = ports.s3_admin
     data, scratch = site.layout.s3, site.layout.run
+    sockets = (("master", master), ("volume", volume), ("filer", filer), ("s3", s3), ("admin", admin_grpc))
     return Component(
         "s3",
         (
@@ -342,7 +347,12 @@ def s3_server(site: _Site, access: S3Access) -> Component:
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-webdav=false",
+            f"-admin.port={admin}",
+            f"-admin.port.grpc={admin_grpc}",
             "-admin.ui=false",
+            # Relative to the folder of the logs, because a unix socket's address has room for 108 bytes only.
+            "-filer.localSocket=../run/s3-filer.sock",
+            "-s3.localSocket=../run/s3.sock",
             "-master.telemetry=false",
             # The answer to a missing bucket must be NoSuchBucket, as on any other S3.
             "-s3.autoCreateBucket=false",
@@ -356,6 +366,7 @@ def s3_server(site: _Site, access: S3Access) -> Component:
             "TMPDIR": str(scratch),
         },
         grace_seconds=15.0,
+        litter=tuple(Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock") for name, port in sockets),
     )
 
 

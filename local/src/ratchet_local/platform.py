@@ -19,7 +19,7 @@ from ratchet_local.build import ensure, require_installed
 from ratchet_local.config import Layout, PlatformConfig, S3Access
 from ratchet_local.control import request
 from ratchet_local.errors import AlreadyRunning, CommandError, NotRunning, PlatformError
-from ratchet_local.processes import instance, kill_marked
+from ratchet_local.processes import instance, kill_marked, send
 
 Progress = Callable[[str], None]
 DOWN_SECONDS = 90.0
@@ -62,7 +62,7 @@ class Platform:
             running = read_record(self.layout)
             raise AlreadyRunning(
                 f"a local platform already runs in {self.layout.state} (process {running['pid']}): "
-                "end it with `ratchet local down`, or choose another state folder"
+                f"end it with `ratchet local down --state '{self.layout.state}'`, or choose another state folder"
             )
         self.layout.make()
         binaries = self._binaries()
@@ -78,7 +78,7 @@ class Platform:
         try:
             self._spawn(detach)
         except BaseException:
-            self._kill()
+            self._end()
             raise
         if detach:
             _DETACHED.append(self._supervisor)
@@ -86,15 +86,7 @@ class Platform:
 
     def down(self) -> None:
         """End the platform: pods first, etcd last. Does nothing when none runs."""
-        try:
-            request(self.layout.supervisor_socket, "shutdown")
-        except (PlatformError, FileNotFoundError):
-            self._kill()
-            return
-        deadline = time.monotonic() + DOWN_SECONDS
-        while self._alive() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self._kill()
+        self._end()
 
     def __enter__(self) -> Self:
         self.up()
@@ -247,38 +239,46 @@ class Platform:
         lines = (self.layout.logs / "supervisor.log").read_text(errors="replace").strip().splitlines()
         raise PlatformError(f"the supervisor ended with code {code}: {lines[-1] if lines else 'it printed nothing'}")
 
-    def _alive(self) -> bool:
+    def _alive(self, pid: int) -> bool:
         if self._supervisor is not None:
             return self._supervisor.poll() is None
-        return self._record is not None and _runs(int(self._record["pid"]))
+        return _runs(pid, self.layout)
 
-    def _kill(self) -> None:
-        """Whatever is left: the supervisor first, so that it restarts nothing."""
+    def _end(self) -> None:
+        """Tell the supervisor to end, however far it has come; kill what is left when it does not."""
+        pid = self._supervisor.pid if self._supervisor is not None else supervisor_pid(self.layout)
+        if pid is not None:
+            send(pid, signal.SIGTERM)
+            deadline = time.monotonic() + DOWN_SECONDS
+            while self._alive(pid):
+                if time.monotonic() > deadline:
+                    send(pid, signal.SIGKILL)
+                time.sleep(0.05)
         if self._owner is not None:
             os.close(self._owner)
             self._owner = None
-        if self._supervisor is not None:
-            if self._supervisor.poll() is None:
-                try:
-                    self._supervisor.wait(DOWN_SECONDS)  # the closed pipe told it to end
-                except subprocess.TimeoutExpired:
-                    self._supervisor.kill()
-            self._supervisor.wait()
-            self._supervisor = None
-        elif self._record is not None and _runs(int(self._record["pid"])):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(self._record["pid"]), signal.SIGKILL)
+        self._supervisor = None
         kill_marked(instance(self.layout.state))
         self.layout.record.unlink(missing_ok=True)
         self._record = None
 
 
-def _runs(pid: int) -> bool:
+def _runs(pid: int, layout: Layout) -> bool:
+    """Whether this process is the supervisor of this state folder (process ids are used again)."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return b"ratchet_local.supervisor" in command
+    return f"ratchet_local.supervisor\0{layout.state}\0".encode() in command
+
+
+def supervisor_pid(layout: Layout) -> int | None:
+    """The supervisor of this state folder, also one that is still starting; None when there is none."""
+    try:
+        pid = int(layout.lock.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if _runs(pid, layout) else None
 
 
 def read_record(layout: Layout) -> dict[str, Any]:
@@ -287,6 +287,8 @@ def read_record(layout: Layout) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(layout.record.read_text(encoding="utf-8"))
     except FileNotFoundError:
         record = {}
-    if not record or not _runs(int(record["pid"])):
-        raise NotRunning(f"no local platform runs in {layout.state}: start one with `ratchet local up`")
+    if not record or not _runs(int(record["pid"]), layout):
+        raise NotRunning(
+            f"no local platform runs in {layout.state}: start one with `ratchet local up --state '{layout.state}'`"
+        )
     return record

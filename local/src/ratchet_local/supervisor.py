@@ -233,6 +233,8 @@ def hold_lock(layout: Layout) -> int:
         raise PlatformError(
             "a local platform already runs in this state folder: `ratchet local down` ends it"
         ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
     return descriptor
 
 

@@ -12,12 +12,6 @@ def refusal(pod: Pod) -> Override | None:
     for container in (*pod.spec.init_containers, *pod.spec.containers):
         if why := _container_refusal(container):
             return Override("NotSupported", f'container "{container.name}": {why}')
-    for container in pod.spec.init_containers:
-        if container.restart_policy is not None:
-            return Override(
-                "NotSupported",
-                f'init container "{container.name}": the process node runs no sidecars: leave out its restartPolicy',
-            )
     if pod.spec.host_network:
         return Override("NotSupported", "hostNetwork is not supported by the process node: leave it out")
     return None
@@ -29,6 +23,8 @@ def _container_refusal(container: Container) -> str | None:
     for probe in (container.startup_probe, container.readiness_probe, container.liveness_probe):
         if probe is not None and probe.grpc is not None:
             return "grpc probes are not supported by the process node: use httpGet, tcpSocket or exec"
+    if container.restart_policy is not None:
+        return "the process node runs no sidecars and knows no restart policy of one container: leave restartPolicy out"
     if any(mount.sub_path_expr for mount in container.volume_mounts):
         return "subPathExpr is not supported by the process node: use subPath"
     return None

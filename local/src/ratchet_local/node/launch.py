@@ -89,7 +89,6 @@ def _base_environment(context: PodContext, container: Container, image: ImageEnv
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
         "HOSTNAME": context.pod.spec.hostname or context.pod.metadata.name,
-        "PYTHONUNBUFFERED": "1",
         "KUBERNETES_SERVICE_HOST": host,
         "KUBERNETES_SERVICE_PORT": port,
         "KUBERNETES_SERVICE_PORT_HTTPS": port,
