@@ -2,7 +2,7 @@
 # Builds the images with docker, podman or buildah, whichever is found: scripts/images.sh [operator] [gateway] [trainer]
 #
 #   ENGINE      docker, podman or buildah; otherwise the first of them that works
-#   REPOSITORY  what comes before the image's name (ratchet); e.g. registry.example.com/ratchet
+#   REPOSITORY  what comes before the image's name (ratchet); e.g. images.example.com/ratchet
 #   TAG         the version of pyproject.toml
 #   BASE        base image; otherwise the Dockerfile's. scripts/debian-base.sh makes one without a registry
 #   PIP_CONFIG_FILE, PIP_CERT, http_proxy, ...  reach the build as secrets and build arguments, and stay out of the image
