@@ -27,6 +27,7 @@ _EXIT_CONFIG = 78
 def parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of the settings."""
     limits, spool = Limits(), SpoolSettings(Path(), "")
+    settings = Settings("", 8080, spool)
     root = argparse.ArgumentParser(
         prog="ratchet_gateway",
         description="The OpenAI-compatible front door of Ratchet: splits sessions between arms, records and measures.",
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = root.add_argument
     add("--host", required=True, help="address to listen on, the pod's own")
-    add("--port", type=int, default=8080, help="port to listen on")
+    add("--port", type=int, default=settings.port, help="port to listen on")
     add("--spool", type=Path, required=True, help="folder for records on their way to storage; survives restarts")
     add("--namespace", action="append", default=[], help="namespace to serve cycles of, repeatable; none means all")
     add("--spool-limit-mib", type=_positive, default=spool.limit_bytes // MIB, help="most MiB kept on disk")
@@ -46,9 +47,9 @@ def parser() -> argparse.ArgumentParser:
     add("--request-seconds", type=_positive_float, default=limits.request_seconds, help="longest whole answer")
     add("--connect-seconds", type=_positive_float, default=limits.connect_seconds, help="longest connection set-up")
     add("--idle-seconds", type=_positive_float, default=limits.idle_seconds, help="longest silence of an arm")
-    add("--drain-seconds", type=float, default=3.0, help="time after SIGTERM in which new requests are still answered")
-    add("--grace-seconds", type=float, default=20.0, help="time after that for answers under way")
-    add("--upload-seconds", type=float, default=5.0, help="time after that for the last upload")
+    add("--drain-seconds", type=float, default=settings.drain_seconds, help="after SIGTERM: time that still answers")
+    add("--grace-seconds", type=float, default=settings.grace_seconds, help="... then for answers under way")
+    add("--upload-seconds", type=float, default=settings.upload_seconds, help="... then for the last upload")
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"], help="least level logged")
     return root
 

@@ -62,7 +62,7 @@ class AnswerIndex:
         self._half = max(1, capacity // 2)
         self._old = _read(self._path(1))
         self._young = _read(self._path(0))
-        self._file: BinaryIO | None = self._path(0).open("ab")
+        self._file: BinaryIO | None = _continued(self._path(0))
         self._tags: dict[VersionKey, str] = {}
         self._keys: dict[str, VersionKey] = {}
         for answer in (*self._old.values(), *self._young.values()):
@@ -88,6 +88,7 @@ class AnswerIndex:
         """Remember an answer."""
         if len(self._young) >= self._half:
             self._turn()
+        self.know(key)
         answer = self._young[answer_id] = Remembered(key, session)
         self._write({"id": answer_id, "key": key, "session": session})
         return answer
@@ -131,6 +132,14 @@ class AnswerIndex:
         except OSError as error:
             log.error("the index of answers cannot be turned and ends with this process: %s", error)
             self._file = None
+
+
+def _continued(path: Path) -> BinaryIO:
+    """The file to append to, with an end put to a line that a killed process left without one."""
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
+    file = path.open("ab")
+    file.write(b"\n" if torn else b"")
+    return file
 
 
 def _read(path: Path) -> dict[str, Remembered]:

@@ -91,9 +91,7 @@ class Metrics:
         ProcessCollector(registry=reg)
         PlatformCollector(registry=reg)
         self._requests = Counter(_stem(names.REQUESTS), "Requests, by status", [*_LABELS, "code"], registry=reg)
-        self._duration = Histogram(
-            names.DURATION, "Whole answer", _LABELS, buckets=names.LATENCY_BUCKETS, registry=reg
-        )
+        self._duration = Histogram(names.DURATION, "Whole answer", _LABELS, buckets=names.LATENCY_BUCKETS, registry=reg)
         self._first_token = Histogram(
             names.TIME_TO_FIRST_TOKEN, "To the first non-empty content", _LABELS,
             buckets=names.LATENCY_BUCKETS, registry=reg,

@@ -112,9 +112,7 @@ class _Builder:
         return pod
 
 
-def build_table(
-    cycles: Iterable[CycleView], pods: Iterable[PodView], known: MutableMapping[PodKey, Pod]
-) -> Table:
+def build_table(cycles: Iterable[CycleView], pods: Iterable[PodView], known: MutableMapping[PodKey, Pod]) -> Table:
     """The routing table of what is there now. `known` carries the pods' load counters from table to table; pods that
     are gone are taken out of it."""
     ready: dict[tuple[str, str, str], list[PodView]] = {}

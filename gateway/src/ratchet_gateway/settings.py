@@ -65,8 +65,8 @@ class Settings:
     drain_seconds: float = 3.0
     """After SIGTERM: time in which the gateway still answers although it is not ready any more, so that load balancers
     notice."""
-    grace_seconds: float = 20.0
+    grace_seconds: float = 60.0
     """After that: time for answers under way to end. Drain, grace and the last upload have to fit into the pod's
     terminationGracePeriodSeconds."""
-    upload_seconds: float = 5.0
+    upload_seconds: float = 20.0
     """After that: time for the last upload; what is left waits in the spool."""

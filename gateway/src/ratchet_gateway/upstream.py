@@ -12,6 +12,7 @@ Nothing has reached the client while this module works, so it may begin again:
   version is never replaced.
 """
 
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ratchet_gateway.settings import Limits
 
 _KEEPALIVE_SECONDS = 4.0
 """Shorter than the 5 s after which uvicorn, and so vLLM, closes idle connections."""
+_ONE_GO = 2**20
 _SENT_AGAIN = frozenset({502, 503})
 
 
@@ -88,9 +90,7 @@ class Upstream:
             except _Unreachable:
                 instead = fallback(exchange.cycle, exchange.choice)
                 if instead is None:
-                    raise ArmUnavailable(
-                        f"no pod of {exchange.version} is ready: try again in a few seconds"
-                    ) from None
+                    raise ArmUnavailable(f"no pod of {exchange.version} is ready: try again in a few seconds") from None
                 self._ledger.arm(exchange).fallbacks.inc()
                 exchange.choice = instead
 
@@ -135,7 +135,9 @@ class Upstream:
         reply: Reply | None = None
         answered = False
         try:
-            response = await self._session.post(pod.chat_url, data=payload, headers=headers, allow_redirects=False)
+            # aiohttp writes bytes in one go, and larger ones in pieces only when they come as a file.
+            data = payload if len(payload) <= _ONE_GO else io.BytesIO(payload)
+            response = await self._session.post(pod.chat_url, data=data, headers=headers, allow_redirects=False)
             reply = Reply(pod, response, b"")
             reply.body = await self._read(response, whole=not (stream and reply.is_stream))
             if not reply.body and reply.is_stream:
@@ -152,15 +154,15 @@ class Upstream:
 
     async def _read(self, response: aiohttp.ClientResponse, *, whole: bool) -> bytes:
         data = await response.content.readany()
-        if not whole or response.content.at_eof():
+        if not whole:
             return data
         parts, size = [data], len(data)
-        while data := await response.content.readany():
-            parts.append(data)
-            size += len(data)
-            if size > self._limits.answer_bytes:
-                raise ArmFailed(f"the model's server sent an answer of more than {self._limits.answer_bytes} bytes")
-        return b"".join(parts)
+        while size <= self._limits.answer_bytes:
+            if response.content.at_eof():
+                return b"".join(parts)
+            parts.append(await response.content.readany())
+            size += len(parts[-1])
+        raise ArmFailed(f"the model's server sent an answer of more than {self._limits.answer_bytes} bytes")
 
 
 def _drop(pod: Pod, reply: Reply | None) -> None:

@@ -197,8 +197,9 @@ class ClusterRoutes:
 async def load_configuration() -> client.Configuration:
     """KUBECONFIG if set, else the service account of the pod. Raises ConfigException."""
     configuration = client.Configuration()
-    if os.environ.get("KUBECONFIG"):
-        await config.load_kube_config(client_configuration=configuration)
+    path = os.environ.get("KUBECONFIG")
+    if path:
+        await config.load_kube_config(config_file=path, client_configuration=configuration)
     else:
         config.load_incluster_config(client_configuration=configuration)
     return configuration
