@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,13 +12,22 @@ import pytest
 from ratchet_local import Platform
 from ratchet_operator.clients.transport import Api
 
-# --import-mode=importlib has no sys.path of test folders; the helper module is loaded under a name of its own.
-_SPEC = importlib.util.spec_from_file_location("operator_world", Path(__file__).with_name("world.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-_WORLD = importlib.util.module_from_spec(_SPEC)
-sys.modules["operator_world"] = _WORLD
-_SPEC.loader.exec_module(_WORLD)
+
+
+def _load(name: str, file: str) -> ModuleType:
+    """--import-mode=importlib has no sys.path of test folders: helper modules are loaded under names of their own."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_WORLD = _load("operator_world", "world.py")
+_FAKE = _load("operator_fake", "fake.py")
+_load("operator_stories", "stories.py")
 
 if TYPE_CHECKING:
     from world import World
@@ -33,8 +43,15 @@ async def api(cluster: Platform, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 @pytest.fixture
-async def world(cluster: Platform, api: Api, namespace: str) -> "World":
+async def world(api: Api, namespace: str) -> "World":
     """A namespace with its fakes."""
-    made: World = _WORLD.World(cluster, api, namespace)
+    made: World = _WORLD.World(api, namespace)
     await made.established()
+    return made
+
+
+@pytest.fixture
+def fake_world() -> "World":
+    """A namespace in an API server that is a dict: for stories that are told a hundred times, and for its faults."""
+    made: World = _WORLD.World(_FAKE.FakeApi(), "default")
     return made

@@ -5,8 +5,6 @@ The kubelet is the test: it says how pods fare. The other three are ports with t
 
 import asyncio
 import dataclasses
-import json
-import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,10 +15,9 @@ from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, STAGE_LABEL, VERSION_LABEL
 from ratchet_api.stage import StageReport
 from ratchet_api.version import ModelVersion
-from ratchet_local import Platform
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Routes
-from ratchet_operator.clients.kube import Kube
+from ratchet_operator.clients.kube import RESOURCES, Kube, Resource
 from ratchet_operator.clients.objects import Deployment, Job, Pod
 from ratchet_operator.clients.transport import JSON, Transport
 from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Sample
@@ -40,6 +37,11 @@ SETTINGS = Settings(
     health=Address("127.0.0.1", 0),
     metrics=Address("127.0.0.1", 0),
 )
+
+
+def resource(kind: str) -> Resource:
+    """Where a kind lives."""
+    return RESOURCES[kind]
 
 
 def digest(letter: str) -> str:
@@ -194,12 +196,19 @@ class Prometheus:
         return next((value for name, value in self.progress.items() if name in query), None)
 
 
+class Killed(BaseException):
+    """The operator's process ends here: no handler of ordinary errors sees it."""
+
+
 class Counting:
     """A Transport that counts writes and can be told to fail at one of them."""
 
     def __init__(self, inner: Transport) -> None:
         self._inner = inner
         self.writes: list[tuple[str, str]] = []
+        """All that were attempted."""
+        self.done: list[tuple[str, str]] = []
+        """Those that the API server carried out."""
         self.before: Callable[[int, str, str], None] = lambda number, method, path: None
         self.after: Callable[[int, str, str], None] = lambda number, method, path: None
 
@@ -215,19 +224,18 @@ class Counting:
         if method == "get":
             return await self._inner.request(method, path, body, query, content_type, accept)
         number = len(self.writes)
-        self.before(number, method, path)
         self.writes.append((method, path))
-        try:
-            return await self._inner.request(method, path, body, query, content_type, accept)
-        finally:
-            self.after(number, method, path)
+        self.before(number, method, path)
+        answer = await self._inner.request(method, path, body, query, content_type, accept)
+        self.done.append((method, path))
+        self.after(number, method, path)
+        return answer
 
 
 class World:
     """One namespace with its fakes, and the reconcilers run by hand."""
 
-    def __init__(self, platform: Platform, transport: Transport, namespace: str) -> None:
-        self.platform = platform
+    def __init__(self, transport: Transport, namespace: str) -> None:
         self.namespace = namespace
         self.raw = transport
         self.transport = Counting(transport)
@@ -266,20 +274,43 @@ class World:
 
     # People
 
-    async def apply(self, manifest: JSON) -> None:
-        """`kubectl apply`, by somebody who is not the operator. Raises ApplyError with kubectl's words."""
-        command = ["apply", "--server-side", "--field-manager=person", "-f", "-"]
-        await asyncio.to_thread(self.platform.kubectl, *command, input=json.dumps(manifest))
+    async def apply(self, manifest: JSON) -> JSON:
+        """Server-side apply by somebody who is not the operator. Raises Stalling with the API server's words."""
+        meta = manifest["metadata"]
+        path = resource(manifest["kind"]).path(meta["namespace"], meta["name"])
+        query = {"fieldManager": "person", "force": "true"}
+        return await self.raw.request("patch", path, manifest, query, "application/apply-patch+yaml")
+
+    async def annotate(self, key: str, value: str | None, name: str = "assistant") -> None:
+        """`kubectl annotate cycle`."""
+        body = {"metadata": {"annotations": {f"ratchet.dev/{key}": value}}}
+        path = resource("ImprovementCycle").path(self.namespace, name)
+        await self.raw.request("patch", path, body, content_type="application/merge-patch+json")
+
+    async def edit(self, spec: JSON, name: str = "assistant") -> None:
+        """`kubectl patch cycle`."""
+        path = resource("ImprovementCycle").path(self.namespace, name)
+        await self.raw.request("patch", path, {"spec": spec}, content_type="application/merge-patch+json")
+
+    async def remove(self, kind: str, name: str) -> None:
+        """`kubectl delete`."""
+        await self.kube.delete(kind, self.namespace, name)
+
+    async def secret(self) -> None:
+        """The credentials that the cycle names."""
+        meta = {"namespace": self.namespace, "name": "storage"}
+        await self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
+
+    async def suites(self, *keys: str) -> None:
+        """The ConfigMap with the suites."""
+        meta = {"namespace": self.namespace, "name": "suites"}
+        data = {key: "{}" for key in keys}
+        await self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
 
     async def storage(self) -> None:
-        """The Secret and the suites that the cycle names."""
-        meta = {"namespace": self.namespace}
-        await self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "storage"} | meta})
-        data = {"house.jsonl": "{}"}
-        await self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "suites"} | meta, "data": data})
-
-    async def kubectl(self, *args: str) -> str:
-        return await asyncio.to_thread(self.platform.kubectl, "-n", self.namespace, *args)
+        """Everything that the cycle names."""
+        await self.secret()
+        await self.suites("house.jsonl")
 
     # Looking
 
@@ -310,8 +341,16 @@ class World:
 
     # The operator
 
-    async def step(self) -> None:
-        """One pass over everything."""
+    async def step(self) -> bool:
+        """One pass over everything; False when the operator was killed in it, and a new one has to go on."""
+        try:
+            await self._step()
+        except Killed:
+            self.restart()
+            return False
+        return True
+
+    async def _step(self) -> None:
         for cycle in await self.kube.select(ImprovementCycle, self.namespace):
             await cycles.reconcile(self.context, self.namespace, cycle.metadata.name)
         for version in await self.kube.select(ModelVersion, self.namespace):
@@ -319,10 +358,9 @@ class World:
 
     async def settle(self) -> None:
         """Passes until one of them writes nothing."""
-        for _ in range(30):
+        for _ in range(60):
             before = len(self.transport.writes)
-            await self.step()
-            if len(self.transport.writes) == before:
+            if await self.step() and len(self.transport.writes) == before:
                 return
         raise AssertionError(f"the operator does not come to rest: {self.transport.writes[-10:]}")
 
@@ -428,5 +466,3 @@ def terminated(container: str, code: int, message: str = "", reason: str = "", *
         **extra,
     }
 
-
-ApplyError = subprocess.CalledProcessError

@@ -3,16 +3,19 @@
 Room: operator, reconcile.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from ratchet_api.reasons import Reason
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Routes
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.domain.analysis import ArmReadings
+from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.queries import ArmQueries
+from ratchet_operator.errors import Forbidden, Stalling
 from ratchet_operator.metrics import Metrics
 from ratchet_operator.settings import Settings
 
@@ -62,6 +65,9 @@ class Context:
     settings: Settings
     metrics: Metrics
     now: Callable[[], datetime] = field(default=utc_now)
+    refused: dict[str, Remark] = field(default_factory=dict)
+    """What the API server refused to make of an object's children, by the object's uid, until it is made: found out
+    after the status was written, and said in the next pass."""
     asked: dict[str, datetime] = field(default_factory=dict)
     """When live progress was last asked for, by uid: a brake only, forgotten without loss."""
 
@@ -74,3 +80,27 @@ def soonest(now: datetime, *moments: datetime | float | None) -> float | None:
         if moment is not None
     ]
     return min(delays, default=None)
+
+
+class Acts:
+    """The writes at the end of a pass: one that the API server refuses does not keep the others from being done."""
+
+    def __init__(self) -> None:
+        self.refused: Remark | None = None
+
+    async def attempt(self, act: Awaitable[object]) -> None:
+        """Do it. Only a refusal is caught: whatever may pass by itself ends the pass, which is then repeated."""
+        try:
+            await act
+        except Stalling as error:
+            self.refused = self.refused or Remark(error.reason, error.message)
+        except Forbidden as error:
+            text = f"the operator may not do what it has to; its Role lacks a rule: {error}"
+            self.refused = self.refused or Remark(Reason.INFRASTRUCTURE_ERROR, text)
+
+    def settle(self, ctx: Context, uid: str) -> float | None:
+        """Remember the refusal, or that there is none any more; returns 0 when that is news."""
+        before = ctx.refused.pop(uid, None)
+        if self.refused is not None:
+            ctx.refused[uid] = self.refused
+        return 0.0 if before != self.refused else None

@@ -12,6 +12,7 @@ from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.events import Subject
 from ratchet_operator.clients.gateway import weight_in_force
+from ratchet_operator.clients.objects import Deployment
 from ratchet_operator.domain import ledger, queries, run, versions
 from ratchet_operator.domain import rollout as rollouts
 from ratchet_operator.domain.phases import CycleFacts, Remark, cycle_conditions, cycle_phase
@@ -21,7 +22,7 @@ from ratchet_operator.manifests import versions as manifests
 from ratchet_operator.manifests.stages import StageRequest
 from ratchet_operator.reconcile import arms, jobs, rollout, runs
 from ratchet_operator.reconcile.conditions import first, newly_stalled, stalled_delay, unreadable
-from ratchet_operator.reconcile.context import Context, soonest
+from ratchet_operator.reconcile.context import Acts, Context, soonest
 
 SECOND = timedelta(seconds=1)
 
@@ -105,6 +106,9 @@ class CyclePass:
 
     async def _observe(self) -> None:
         kube = self.ctx.kube
+        refused = self.ctx.refused.get(self.before.metadata.uid)
+        if refused is not None:
+            self.stalled.append(refused)
         self.versions = await kube.select(ModelVersion, self.namespace, fields=f"spec.cycle={self.name}")
         self.fleet = await arms.fleet(self.ctx, self.before)
         serving = self.status.serving
@@ -264,19 +268,16 @@ class CyclePass:
     # Acting: all of it follows from the status just written, so that the next pass finishes what this one does not
 
     async def _converge(self) -> None:
-        kube = self.ctx.kube
+        acts = Acts()
         if self._version(manifests.root_name(self.name)) is None:
-            await kube.create(manifests.root(self.before))
+            await acts.attempt(self.ctx.kube.create(manifests.root(self.before)))
         if self.missing is None:
             for arm in self._wanted_arms():
-                await self._ensure_arm(arm)
-        await runs.act(self)
-        expired = {arm.deployment for arm in ledger.expired(self.status, self.before.spec, self.now)}
-        retired = {arm.deployment for arm in self.status.serving.retired}
-        wanted = {arm.deployment for arm in self._wanted_arms() if arm is not None}
-        for name, deployment in self.fleet.deployments.items():
-            if name not in wanted and (name in expired or name not in retired):
-                await arms.remove(self.ctx, self.namespace, deployment)
+                await acts.attempt(self._ensure_arm(arm))
+        await acts.attempt(runs.act(self))
+        for deployment in self._unwanted():
+            await acts.attempt(arms.remove(self.ctx, self.namespace, deployment))
+        self.wake.append(acts.settle(self.ctx, self.before.metadata.uid))
 
     async def _ensure_arm(self, arm: Arm | None) -> None:
         version = self._version(arm.version) if arm is not None else None
@@ -284,9 +285,15 @@ class CyclePass:
             # The root is made in this very pass; a version that a person deleted leaves its arm as it is.
             self.wake.append(self.ctx.settings.pace.rollout)
             return
-        await arms.ensure(
-            self.ctx, arms.request(self.ctx, self.before, version), self.fleet.deployments.get(arm.deployment)
-        )
+        wanted = arms.request(self.ctx, self.before, version)
+        await arms.ensure(self.ctx, wanted, self.fleet.deployments.get(arm.deployment))
+
+    def _unwanted(self) -> list[Deployment]:
+        """Arms that are neither in service nor kept for their last answers."""
+        expired = {arm.deployment for arm in ledger.expired(self.status, self.before.spec, self.now)}
+        kept = {arm.deployment for arm in self.status.serving.retired} - expired
+        kept |= {arm.deployment for arm in self._wanted_arms() if arm is not None}
+        return [found for name, found in self.fleet.deployments.items() if name not in kept]
 
     def _version(self, name: str) -> ModelVersion | None:
         return next((v for v in self.versions if v.metadata.name == name), None)

@@ -22,7 +22,7 @@ from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.stages import Owner, StageRequest
 from ratchet_operator.reconcile import jobs, progress
 from ratchet_operator.reconcile.conditions import first, newly_stalled, stalled_delay, unreadable
-from ratchet_operator.reconcile.context import Context, soonest
+from ratchet_operator.reconcile.context import Acts, Context, soonest
 
 
 class Stop(Exception):
@@ -77,10 +77,13 @@ class VersionPass:
             await self._decide()
         except Stop as stop:
             self.stalled, self.waiting = stop.stalled, stop.waiting
+        self.stalled = self.ctx.refused.get(self.version.metadata.uid) or self.stalled
         self._summarise()
         await self._write()
-        if self.request is not None and self.cycle is not None:
-            await jobs.create(self.ctx.kube, self.request)
+        acts = Acts()
+        if self.request is not None:
+            await acts.attempt(jobs.create(self.ctx.kube, self.request))
+        self.wake.append(acts.settle(self.ctx, self.version.metadata.uid))
         conditions = self.version.status.conditions
         if self.stalled is not None:
             self.wake.append(stalled_delay(self.ctx, conditions, self.now))

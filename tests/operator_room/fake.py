@@ -1,0 +1,171 @@
+"""An API server in a dict, with the controllers that the operator's stories need. For what only it can do quickly.
+
+It knows resource versions (409), owners (garbage collection), selectors, server-side apply in its simplest form, Jobs
+that make a pod, and Deployments that make pods. What is right is proven on the real one; see test_spine.
+"""
+
+import copy
+import itertools
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from ratchet_operator.clients.transport import JSON, AlreadyExists, NotFound
+from ratchet_operator.errors import Conflict
+
+Where = tuple[str, str]
+
+
+class FakeApi:
+    """A Transport."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Where, JSON] = {}
+        """(collection path, name) -> object."""
+        self._numbers = itertools.count(1)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: JSON | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        accept: str | None = None,
+    ) -> JSON:
+        collection, name, part = _split(path)
+        where = (collection, name)
+        body = copy.deepcopy(body)
+        if method == "get" and not name:
+            return {"items": [copy.deepcopy(found) for found in self._select(collection, query or {})]}
+        if method == "post":
+            assert body is not None
+            return self._create(collection, body)
+        if method == "patch" and content_type == "application/apply-patch+yaml" and where not in self.objects:
+            assert body is not None
+            return self._create(collection, body)
+        if where not in self.objects:
+            raise NotFound(path)
+        if method == "get":
+            return copy.deepcopy(self.objects[where])
+        if method == "delete":
+            self._delete(where)
+            return {}
+        assert body is not None
+        return self._change(where, body, part, replace=method == "put")
+
+    def _select(self, collection: str, query: Mapping[str, str]) -> list[JSON]:
+        labels = [pair.split("=", 1) for pair in query.get("labelSelector", "").split(",") if pair]
+        fields = [pair.split("=", 1) for pair in query.get("fieldSelector", "").split(",") if pair]
+        found = [thing for (place, _), thing in self.objects.items() if place == collection]
+        found = [f for f in found if all((f["metadata"].get("labels") or {}).get(k) == v for k, v in labels)]
+        return [f for f in found if all(_field(f, k) == v for k, v in fields)]
+
+    def _create(self, collection: str, body: JSON) -> JSON:
+        meta = body["metadata"]
+        where = (collection, meta["name"])
+        if where in self.objects:
+            raise AlreadyExists(f"{collection}/{meta['name']}")
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        body.pop("status", None)
+        meta |= {"uid": f"uid-{next(self._numbers)}", "generation": 1, "creationTimestamp": now}
+        meta["resourceVersion"] = str(next(self._numbers))
+        self.objects[where] = body
+        self._control(where)
+        return copy.deepcopy(body)
+
+    def _change(self, where: Where, body: JSON, part: str, replace: bool) -> JSON:
+        old = self.objects[where]
+        expected = (body.get("metadata") or {}).get("resourceVersion")
+        if expected is not None and expected != old["metadata"]["resourceVersion"]:
+            raise Conflict(f"{where} has changed")
+        new = copy.deepcopy(old)
+        if part == "status":
+            new["status"] = body["status"] if replace else _merged(new.get("status") or {}, body["status"])
+        else:
+            new = _merged(new, body)
+            new["metadata"]["generation"] = old["metadata"]["generation"] + (new.get("spec") != old.get("spec"))
+        if new == old:
+            return copy.deepcopy(old)
+        new["metadata"]["resourceVersion"] = str(next(self._numbers))
+        self.objects[where] = new
+        self._control(where)
+        return copy.deepcopy(new)
+
+    def _delete(self, where: Where) -> None:
+        gone = self.objects.pop(where, None)
+        if gone is None:
+            return
+        uid = gone["metadata"]["uid"]
+        for other, thing in list(self.objects.items()):
+            if any(owner["uid"] == uid for owner in thing["metadata"].get("ownerReferences") or []):
+                self._delete(other)
+
+    # Controllers
+
+    def _control(self, where: Where) -> None:
+        thing = self.objects[where]
+        match thing["kind"]:
+            case "Job" if not any(self._children(thing)):
+                self._pod(thing, f"{thing['metadata']['name']}-pod")
+            case "Deployment":
+                self._scale(thing)
+            case "Pod":
+                self._finish(thing)
+
+    def _children(self, owner: JSON) -> list[JSON]:
+        uid = owner["metadata"]["uid"]
+        pods = [thing for thing in self.objects.values() if thing["kind"] == "Pod"]
+        return [p for p in pods if any(o["uid"] == uid for o in p["metadata"]["ownerReferences"])]
+
+    def _pod(self, owner: JSON, name: str) -> None:
+        meta, template = owner["metadata"], owner["spec"]["template"]["metadata"]
+        labels = dict(template["labels"])
+        if owner["kind"] == "Job":
+            labels["batch.kubernetes.io/job-name"] = meta["name"]
+        reference = {"kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
+        pod = {
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": meta["namespace"], "labels": labels, "ownerReferences": [reference]},
+        }
+        self._create(f"/api/v1/namespaces/{meta['namespace']}/pods", pod)
+
+    def _scale(self, deployment: JSON) -> None:
+        there, wanted = self._children(deployment), deployment["spec"]["replicas"]
+        for pod in there[wanted:]:
+            self._delete((f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods", pod["metadata"]["name"]))
+        for _ in range(len(there), wanted):
+            self._pod(deployment, f"{deployment['metadata']['name']}-{next(self._numbers)}")
+
+    def _finish(self, pod: JSON) -> None:
+        phase = (pod.get("status") or {}).get("phase")
+        owner = pod["metadata"]["ownerReferences"][0]
+        if owner["kind"] != "Job" or phase not in ("Succeeded", "Failed"):
+            return
+        for where, thing in self.objects.items():
+            if thing["metadata"]["uid"] == owner["uid"]:
+                kind = "Complete" if phase == "Succeeded" else "Failed"
+                self.objects[where] = thing | {"status": {"conditions": [{"type": kind, "status": "True"}]}}
+                return
+
+
+def _split(path: str) -> tuple[str, str, str]:
+    pieces = path.strip("/").split("/")
+    start = pieces.index("namespaces") + 3
+    collection, rest = "/" + "/".join(pieces[:start]), [*pieces[start:], "", ""]
+    return collection, rest[0], rest[1]
+
+
+def _field(thing: JSON, dotted: str) -> str:
+    value: Any = thing
+    for key in dotted.split("."):
+        value = value.get(key, {})
+    return str(value)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """JSON merge patch (RFC 7396)."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    both = {key: _merged(old.get(key), value) for key, value in new.items() if value is not None}
+    return {key: value for key, value in old.items() if key not in new} | both

@@ -1,0 +1,84 @@
+"""The operator dies between any two writes, and the next one brings the same story to the same end.
+
+On the real API server no process gets more than one write done; on the fake one, which tells a story in a blink, it
+dies once at each write there is, before it or after it.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from operator_fake import FakeApi
+from operator_stories import back, ending, forward
+from operator_world import Killed, World
+
+Story = Callable[[World], Awaitable[None]]
+Kill = Callable[[World], None]
+
+
+async def told(world: World, story: Story, kill: Kill = lambda world: None) -> dict[str, Any]:
+    """How the story ends; no Job is ever made twice."""
+    kill(world)
+    await story(world)
+    made = [path for method, path in world.transport.done if method == "post" and path.endswith("/jobs")]
+    finished = await ending(world)
+    assert len(made) == len(finished["jobs"]), f"Jobs made: {len(made)}, there: {finished['jobs']}"
+    return finished
+
+
+def never_more_than_one_write(world: World) -> None:
+    def kill(write: int, method: str, path: str) -> None:
+        raise Killed(f"after {method} {path}")
+
+    world.transport.after = kill
+
+
+def by_chance(seed: int) -> Kill:
+    chance = random.Random(seed)
+
+    def prepare(world: World) -> None:
+        def kill(write: int, method: str, path: str) -> None:
+            if chance.random() < 0.25:
+                raise Killed(f"{method} {path}")
+
+        world.transport.before = world.transport.after = kill
+
+    return prepare
+
+
+def at(number: int, when: str) -> Kill:
+    def prepare(world: World) -> None:
+        def kill(write: int, method: str, path: str) -> None:
+            if write == number:
+                raise Killed(f"{when} {method} {path}")
+
+        setattr(world.transport, when, kill)
+
+    return prepare
+
+
+@pytest.mark.parametrize("story", [forward, back])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_killed_once_at_every_write_there_is(story: Story, when: str) -> None:
+    whole = World(FakeApi(), "default")
+    expected = await told(whole, story)
+    assert len(whole.transport.writes) > 20
+    for number in range(len(whole.transport.writes)):
+        finished = await told(World(FakeApi(), "default"), story, at(number, when))
+        assert finished == expected, f"killed {when} write {number}, {whole.transport.writes[number]}"
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("story", [forward, back])
+async def test_killed_by_chance(story: Story, seed: int) -> None:
+    expected = await told(World(FakeApi(), "default"), story)
+    assert await told(World(FakeApi(), "default"), story, by_chance(seed)) == expected
+
+
+@pytest.mark.apiserver
+@pytest.mark.slow
+@pytest.mark.parametrize("story", [forward, back])
+async def test_never_more_than_one_write_on_the_real_one(world: World, story: Story) -> None:
+    expected = await told(World(FakeApi(), "default"), story)
+    assert await told(world, story, never_more_than_one_write) == expected
