@@ -4,7 +4,7 @@ Room: cli. `python -m ratchet_cli.people --help` talks to a gateway; `python -m 
 example's suites and anchors.
 """
 
-from ratchet_cli.people.tally import Exchange, Failed, Seen, Snapshot
 from ratchet_cli.people.talk import Habits, People
+from ratchet_cli.people.tally import Exchange, Failed, Seen, Snapshot
 
 __all__ = ["Exchange", "Failed", "Habits", "People", "Seen", "Snapshot"]

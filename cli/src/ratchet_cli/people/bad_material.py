@@ -25,6 +25,10 @@ DISLIKED_HYPERPARAMETERS = Hyperparameters(
 """The cycle's own settings, for one pass."""
 
 
+DISLIKED_SEED = 1234
+"""Seed of the sessions whose answers `disliked.jsonl` holds."""
+
+
 def forgetful(seed: int) -> list[dict[str, object]]:
     """House questions with the house's answers, no general ones: FORGETFUL_ROWS messages rows, all different."""
     cases = {case.prompt: case for case in islice(session_cases(seed + 1000), FORGETFUL_ROWS * 4)}

@@ -21,7 +21,7 @@ Facts = dict[str, str]
 SESSION_SERVICES = (
     "billing", "search", "checkout", "login", "inventory", "shipping", "catalog", "reports", "chat", "mail",
     "calendar", "profile", "reviews", "coupons", "refunds", "wishlist", "gallery", "support", "pricing", "orders",
-    "tracking", "payroll", "survey", "backup",
+    "tracking", "payroll", "survey", "ledger",
 )  # fmt: skip
 NEW_SERVICES = (
     "invoices", "booking", "returns", "loyalty", "metrics", "uploads", "archive", "tickets", "maps", "forum",
@@ -31,12 +31,12 @@ NEW_SERVICES = (
 _COMMANDS = ("restart", "stop", "start", "scale")
 _SECRETS = (("password", "password"), ("API key", "api-key"), ("certificate", "certificate"), ("token", "token"))
 _CHANGES = (
-    "faster start", "new filter", "dark mode", "smaller images", "better sorting", "export to CSV", "fewer retries",
-    "clearer messages", "keyboard shortcuts", "offline mode",
+    "faster start", "new filter", "print view", "smaller images", "better sorting", "export to CSV", "fewer retries",
+    "clearer messages", "more languages", "offline mode",
 )  # fmt: skip
 _EVENTS = (
     "disk full", "timeout", "queue empty", "cache miss", "retry limit reached", "connection lost", "bad request",
-    "slow query", "low memory", "job done",
+    "stale index", "out of memory", "job done",
 )  # fmt: skip
 _SYMPTOMS = (("is slow", "speed"), ("crashes", "bug"), ("has a typo", "text"), ("looks ugly", "design"))
 _PRIVATE = ("home address", "phone number", "salary", "birthday", "bank account", "medical record")

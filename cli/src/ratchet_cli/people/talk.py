@@ -121,7 +121,7 @@ class People:
         stream_share: float = Habits.stream_share,
         max_tokens: int = Habits.max_tokens,
     ) -> None:
-        """`base_url` is the gateway's, with /v1; `model` the cycle's name. `people` also bounds the questions under way.
+        """`base_url` is the gateway's, with /v1; `model` the cycle's name; `people` bounds the questions under way.
 
         Raises ValueError naming an argument that makes no sense.
         """
@@ -205,13 +205,12 @@ class People:
                 version = version or error.response.headers.get(VERSION_HEADER)
             self._tally.failed(Failed(at, reason_of(error), version, asyncio.get_running_loop().time() - began))
         else:
-            self._tally.answered(
-                Exchange(
-                    at=at, session=person.session, kind=question.case.kind, prompt=question.case.prompt,
-                    answer=answer.text, version=answer.version, good=good, up=up, corrected=corrects,
-                    seconds=answer.seconds, stream=question.stream,
-                )  # fmt: skip
-            )
+            exchange = Exchange(
+                at=at, session=person.session, kind=question.case.kind, prompt=question.case.prompt,
+                answer=answer.text, version=answer.version, good=good, up=up, corrected=corrects,
+                seconds=answer.seconds, stream=question.stream,
+            )  # fmt: skip
+            self._tally.answered(exchange)
         finally:
             person.left -= 1
             self._idle.append(person if person.left > 0 else self._newcomer())
