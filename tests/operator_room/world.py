@@ -5,6 +5,7 @@ The kubelet is the test: it says how pods fare. The other three are ports with t
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,7 @@ from ratchet_operator.reconcile import version as versions
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.settings import Address, Images, Settings
 
-DIGEST = "sha256:" + "a" * 64
+NOW = "the time at which the kubelet writes it"
 SETTINGS = Settings(
     gateway_namespace="gateway",
     prometheus_url="http://127.0.0.1:1",
@@ -392,7 +393,9 @@ class World:
                 await self.pod_status(pod.metadata.name, running("server"))
 
     async def pod_status(self, name: str, status: JSON) -> None:
-        """What a kubelet would write."""
+        """What a kubelet would write, by the world's clock."""
+        now = self.clock().isoformat(timespec="seconds").replace("+00:00", "Z")
+        status = json.loads(json.dumps(status).replace(NOW, now))
         path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/status"
         body = {"status": status}
         await self.raw.request("patch", path, body, content_type="application/strategic-merge-patch+json")
@@ -423,7 +426,7 @@ class World:
 
 def running(container: str) -> JSON:
     """Status of a pod whose container runs and is ready."""
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    now = NOW
     return {
         "phase": "Running",
         "podIP": "127.0.0.1",
@@ -449,7 +452,7 @@ def running(container: str) -> JSON:
 
 def terminated(container: str, code: int, message: str = "", reason: str = "", **extra: Any) -> JSON:
     """Status of a pod whose container has ended."""
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    now = NOW
     end = {"exitCode": code, "reason": reason or ("Completed" if code == 0 else "Error"), "message": message}
     return {
         "phase": "Succeeded" if code == 0 else "Failed",

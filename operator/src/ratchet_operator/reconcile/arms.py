@@ -4,7 +4,7 @@ Room: operator, reconcile.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ratchet_api.cycle import Arm, ImprovementCycle
 from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, VERSION_LABEL
@@ -19,6 +19,8 @@ from ratchet_operator.manifests.arms import ArmRequest
 from ratchet_operator.reconcile import jobs
 from ratchet_operator.reconcile.context import Context
 
+SECOND = timedelta(seconds=1)
+"""Kubernetes' timestamps are whole seconds."""
 PREEMPTED = 143
 TRY_AGAIN = 75
 
@@ -103,7 +105,7 @@ def _failure(pods: list[Pod], since: datetime) -> tuple[str | None, Reason]:
             end = container.ended
             if end is None or end.exit_code in (0, PREEMPTED):
                 continue
-            if end.finished_at is not None and end.finished_at < since:
+            if _earlier(pod, end, since):
                 continue
             if container.name == manifests.FETCH:
                 said = jobs.report(end.message)
@@ -117,6 +119,14 @@ def _failure(pods: list[Pod], since: datetime) -> tuple[str | None, Reason]:
                     )
             return _crash(pod, container, end), Reason.ARM_FAILED
     return None, Reason.ARM_FAILED
+
+
+def _earlier(pod: Pod, end: Terminated, since: datetime) -> bool:
+    """Whether it happened in an earlier life of this arm: a version that served before may come back to its old pods."""
+    created = pod.metadata.creation_timestamp
+    if created is None or created + SECOND >= since:
+        return False
+    return end.finished_at is not None and end.finished_at + SECOND < since
 
 
 def _crash(pod: Pod, container: ContainerStatus, end: Terminated) -> str:
