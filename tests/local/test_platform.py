@@ -243,6 +243,28 @@ def test_owner_dies_and_takes_everything_along(small: PlatformConfig, tmp_path: 
     until(lambda: not list(marked(instance(small.state))), "all processes to end", 30)
 
 
+def test_interrupted_while_starting_leaves_nothing(small: PlatformConfig) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ratchet_cli",
+        "local",
+        "up",
+        "--state",
+        str(small.state),
+        "--parts",
+        "control-plane",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starting:
+        assert starting.stdout is not None
+        assert starting.stderr is not None
+        assert "etcd is ready" in starting.stdout.readline()
+        starting.send_signal(signal.SIGINT)
+        assert starting.wait(120) == 130
+        assert "nothing was left running" in starting.stderr.read()
+    assert list(marked(instance(small.state))) == []
+
+
 def test_supervisor_killed_and_a_fresh_start_cleans_up(small: PlatformConfig) -> None:
     platform = Platform(small)
     platform.up(detach=True)

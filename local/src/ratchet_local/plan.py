@@ -366,6 +366,7 @@ def s3_server(site: _Site, access: S3Access) -> Component:
             "TMPDIR": str(scratch),
         },
         grace_seconds=15.0,
+        # SeaweedFS has this folder built in.
         litter=tuple(Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock") for name, port in sockets),
     )
 

@@ -147,7 +147,11 @@ class Agent:
         uid = pod.metadata.uid
         worker = self._workers.get(uid)
         if worker is None:
-            worker = self._workers[uid] = PodWorker(self._context, pod)
+            try:
+                worker = self._workers[uid] = PodWorker(self._context, pod)
+            except LookupError as error:  # seen again with its next change
+                self._context.events.emit(pod.reference(), "Warning", "FailedCreatePodSandBox", str(error))
+                return
             self._tasks[uid] = asyncio.create_task(self._run(uid, worker), name=f"pod {pod.key}")
         worker.update(pod)
 
@@ -161,7 +165,7 @@ class Agent:
             await worker.run()
         except Exception:  # noqa: BLE001  # one pod's bug must not take the others down; it is printed, and the pod is failed
             traceback.print_exc()
-            worker.context.event("Warning", "Failed", "the process node failed on this pod; see the node's log")
+            await worker.abandon()
         finally:
             self._workers.pop(uid, None)
             self._tasks.pop(uid, None)

@@ -64,6 +64,7 @@ class PodWorker:
         self._deleted = asyncio.Event()
         self._conditions = {condition.type: condition for condition in pod.status.conditions}
         address = "" if _finished(pod) else node.addresses.take(pod.status.pod_ip or None)
+        self._holds_address = bool(address)
         volumes = PodVolumes(pod, self._root / "volumes", address, node.facts, node.api)
         self.context = PodContext(node, pod, self._root, address, volumes)
         self._reporter = StatusReporter(node.api, pod, self._status)
@@ -145,6 +146,7 @@ class PodWorker:
                 if self._shutting_down():
                     return
                 await self._reporter.flush()
+                self._give_address_back()
             await self._until_deleted()
             if not self._shutting_down():
                 await self._remove()
@@ -152,6 +154,12 @@ class PodWorker:
             reporting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reporting
+            self._give_address_back()
+
+    def _give_address_back(self) -> None:
+        """Once only: another pod may have it already. The status keeps naming it."""
+        if self._holds_address:
+            self._holds_address = False
             self._node.addresses.release(self.context.pod_ip)
 
     def _shutting_down(self) -> bool:
@@ -180,11 +188,22 @@ class PodWorker:
                 )
         shutil.rmtree(self._root, ignore_errors=True)
 
+    async def abandon(self) -> None:
+        """Our own bug: leave nothing running, and say that the pod has failed."""
+        for process in self.processes():
+            process.kill()
+        self._finish("Failed", Override("NodeError", "the process node failed on this pod; see the node's log"))
+        await self._reporter.flush()
+
     async def _live(self) -> None:
         why = refusal(self.pod)
         if why is not None:
             self.context.event("Warning", "Failed", why.message)
             self._finish("Failed", why)
+            return
+        if self._stop is not None:  # deleted before it was ever seen
+            await self._end_all()
+            self._finish("Failed")
             return
         working = asyncio.create_task(self._work(), name=f"work {self.pod.key}")
         stopping = asyncio.create_task(self._stopped.wait())
