@@ -97,7 +97,7 @@ def version_progress(view: View, name: str) -> Progress | None:
         return None
     training = version.status.training
     phase = version.status.phase
-    if phase == "Training" and training is not None and training.step is not None:
+    if phase == "Training" and training is not None and training.step and training.steps:
         parts = [f"step {training.step}/{training.steps}"]
         if training.loss is not None:
             parts.append(f"loss {float(training.loss):.3f}")
@@ -127,7 +127,10 @@ def rollout_progress(view: View) -> Progress | None:
     candidate = cycle.status.serving.candidate
     weight = 0 if candidate is None else candidate.weight
     stage = f"{rollout.version} {rollout.phase}" + (f" at {weight} %" if weight else "")
-    return Progress(stage, "; ".join(c.message for c in rollout.checks if c.message) or rollout.summary)
+    if rollout.decision is not None:
+        return Progress(stage, rollout.decision.message)
+    measured = [check.message for check in rollout.checks if check.verdict != "Unknown"]
+    return Progress(stage, "; ".join(measured) if len(measured) == len(rollout.checks) else rollout.summary)
 
 
 def ended_badly(view: View, name: str) -> str | None:
