@@ -96,7 +96,7 @@ class Store:
             s3={"addressing_style": "path" if self._endpoint else "auto"},
         )
         try:
-            self._client = boto3.client("s3", endpoint_url=self._endpoint, region_name=region, config=config)
+            self._client = boto3.session.Session().client("s3", endpoint_url=self._endpoint, region_name=region, config=config)
         except ValueError as error:
             raise UserError(f'storage.endpoint: {error}; write it as "https://host:port"') from None
 

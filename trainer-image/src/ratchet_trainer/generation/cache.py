@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import Cache
 
+_LEAST_TOKENS = 128
+
 
 @dataclass(frozen=True)
 class Window:
@@ -28,12 +30,17 @@ class Window:
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
-    """[layers, 2, slots, heads, capacity, head size]; reserved at once, touched only where it is used."""
+    """Per layer [2, slots, heads, tokens, head size]. Slots and tokens grow by doubling as they are needed: room for the
+    longest conversation in every slot would be gigabytes that hardly anybody uses."""
 
     def __init__(self, slots: int, capacity: int) -> None:
         super().__init__(layers=[])
         self.slots = slots
+        """At most."""
         self.capacity = capacity
+        """Tokens of a slot, at most."""
+        self._room = (0, 0)
+        """Slots and tokens that there is memory for."""
         self._layers: list[torch.Tensor] = []
         self._window = Window(0, (), (), 0)
         self._rows = torch.zeros(0, dtype=torch.long)
@@ -43,8 +50,24 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
         """Says where the next forward pass writes."""
         self._window = window
         count = len(window.starts)
+        self._grow(window.first + count, window.seen)
         self._rows = torch.arange(window.first, window.first + count, device=device)
         self._columns = torch.tensor(window.starts, device=device)
+
+    def _grow(self, slots: int, tokens: int) -> None:
+        have_slots, have_tokens = self._room
+        if slots > have_slots:
+            have_slots = min(self.slots, max(slots, 2 * have_slots))
+        if tokens > have_tokens:
+            have_tokens = min(self.capacity, max(tokens, 2 * have_tokens, _LEAST_TOKENS))
+        if (have_slots, have_tokens) == self._room:
+            return
+        self._room = (have_slots, have_tokens)
+        for index, old in enumerate(self._layers):
+            two, rows, heads, columns, size = old.shape
+            new = old.new_zeros((two, have_slots, heads, have_tokens, size))
+            new[:, :rows, :, :columns] = old
+            self._layers[index] = new
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -52,7 +75,8 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
         """Stores a layer's new keys and values [rows, heads, columns, size]; gives back all that the rows may see."""
         if layer_idx == len(self._layers):
             _, heads, _, size = key_states.shape
-            shape = (2, self.slots, heads, self.capacity, size)
+            slots, tokens = self._room
+            shape = (2, slots, heads, tokens, size)
             self._layers.append(torch.zeros(shape, dtype=key_states.dtype, device=key_states.device))
         stored, window = self._layers[layer_idx], self._window
         for which, new in ((0, key_states), (1, value_states)):
@@ -66,6 +90,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first `length` tokens of one slot into another."""
+        self._grow(target + 1, length)
         for stored in self._layers:
             stored[:, target, :, :length] = stored[:, source, :, :length]
 
