@@ -208,7 +208,7 @@ class TestReference:
         got = judge(FEEDBACK, counts(150, 300), ArmReadings(), NOW, reference())
         assert got.verdict == "Fail"
         assert got.message.startswith("feedback: thumbs-down 50.0 % (n 300) vs 20.0 % stable before (n 400)")
-        assert got.reference == reference()
+        assert got.reference is None
 
     def test_ratio_by_it(self) -> None:
         assert judge(P95, value(4.0), ArmReadings(), NOW, reference("2.0")).verdict == "Fail"
@@ -246,6 +246,20 @@ class TestFold:
         assert state.reference == reference()
         newer = fold(state, passes(after(2), reference=reference("0.3")))
         assert newer.reference == reference("0.3")
+
+    def test_shares_of_earlier_steps_are_added(self) -> None:
+        earlier = reference("0.2", 300).model_copy(update={"additive": True})
+        state = passes(NOW, carried=earlier, reference=earlier)
+        for seconds, share, samples in ((1, "0.5", 50), (2, "0.6", 100)):
+            look = reference(share, samples, after(seconds)).model_copy(update={"additive": True})
+            state = fold(state, passes(after(seconds), reference=look))
+        assert state.reference is not None
+        assert (state.reference.value, state.reference.samples) == (Decimal("0.3"), 400)
+        assert (state.carried, state.reference.at) == (earlier, after(2))
+
+    def test_quantiles_of_earlier_steps_are_replaced(self) -> None:
+        state = fold(passes(NOW, carried=reference("2.0"), reference=reference("2.0")), unknown(after(1)))
+        assert fold(state, passes(after(2), reference=reference("3.0"))).reference == reference("3.0")
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

@@ -204,6 +204,8 @@ class Reference(Observed):
     """proportion: share of bad events; ratioToStable: the value."""
     samples: int | None = None
     """Events behind it."""
+    additive: bool = False
+    """Whether the figures of several steps can be added up: shares can, quantiles cannot."""
     at: Time
     """When they were read."""
 
@@ -244,7 +246,9 @@ class Check(Observed):
     first_failed_at: Time | None = None
     """First failed measurement in this step."""
     reference: Reference | None = None
-    """Stable's last figures from before the candidate had all traffic."""
+    """Stable's figures from before the candidate had all traffic: of all steps, or the last ones."""
+    carried: Reference | None = None
+    """The part of reference that earlier steps saw."""
     measured_at: Time
     """When."""
 

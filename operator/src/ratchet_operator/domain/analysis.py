@@ -78,7 +78,7 @@ def kind_of(metric: Metric) -> Kind:
 def judge(
     metric: Metric, candidate: ArmReadings, stable: ArmReadings, now: datetime, reference: Reference | None = None
 ) -> Check:
-    """The verdict of one look, with failures = unknowns = 0.
+    """The verdict of one look, with failures = unknowns = 0, and with stable's figures of this step as its reference.
 
     `reference`: stable's figures from before it lost its traffic; when given, `stable` is not looked at
     (see queries.plan, which says when).
@@ -89,14 +89,15 @@ def judge(
         return Check(name=metric.name, verdict="Unknown", reason="QueryError", message=str(error), measured_at=now)
     if kind == "threshold":
         return _threshold(metric, _figures(metric, "threshold", candidate), now)
+    before = reference is not None
     theirs = _stable(metric, kind, stable, reference)
-    if reference is None and isinstance(theirs, _Figures) and theirs.enough:
-        reference = Reference(value=figure(theirs.value), samples=_whole(theirs.samples), at=now)
-        before = False
-    else:
-        before = reference is not None
+    fresh = None
+    if not before and isinstance(theirs, _Figures) and theirs.enough:
+        fresh = Reference(
+            value=figure(theirs.value), samples=_whole(theirs.samples), additive=kind == "proportion", at=now
+        )
     ours = _figures(metric, kind, candidate)
-    check = Check(name=metric.name, verdict="Unknown", reference=reference, measured_at=now)
+    check = Check(name=metric.name, verdict="Unknown", reference=fresh, measured_at=now)
     for arm, figures in (("candidate", ours), ("stable", theirs)):
         if isinstance(figures, NoSample):
             message = f"{metric.name}: {arm}: {figures.message}"
@@ -133,9 +134,19 @@ def fold(previous: Check | None, new: Check) -> Check:
             "unknowns": previous.unknowns + 1 if unknown else 0,
             "passed_at": new.measured_at if passed else previous.passed_at,
             "first_failed_at": previous.first_failed_at or (new.measured_at if failed else None),
-            "reference": new.reference or previous.reference,
+            "reference": previous.reference if new.reference is None else _added(previous.carried, new.reference),
+            "carried": previous.carried,
         }
     )
+
+
+def _added(earlier: Reference | None, now: Reference) -> Reference:
+    """Stable's figures of earlier steps and of this one. More events of stable make a bake's interval shorter."""
+    if earlier is None or not (earlier.additive and now.additive and earlier.samples and now.samples):
+        return now
+    samples = earlier.samples + now.samples
+    bad = float(earlier.value) * earlier.samples + float(now.value) * now.samples
+    return now.model_copy(update={"value": figure(bad / samples), "samples": samples})
 
 
 def figure(value: float) -> Decimal:

@@ -152,7 +152,7 @@ def _contradiction(result: SuiteResult) -> str | None:
         "pValue": result.p_value,
     }
     for name, number in numbers.items():
-        if not math.isfinite(number):
+        if not number.is_finite():
             return f"{name} is {number}"
     if result.cases < 1:
         return "it has no cases"

@@ -201,6 +201,7 @@ def _blank(check: Check) -> Check:
         message=f"{check.name}: not measured yet in this step",
         passed_at=check.passed_at,
         reference=check.reference,
+        carried=check.reference,
         measured_at=check.measured_at,
     )
 

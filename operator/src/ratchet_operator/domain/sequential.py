@@ -29,7 +29,7 @@ ALPHA = 0.05
 _OPTIMUM = 7.0
 """Information, in units of the mixture's own, at which the boundary is lowest for ALPHA (2.78 standard errors)."""
 _TINY = 1e-300
-_BISECTIONS = 60
+_BISECTIONS = 48
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,6 @@ def _edge(outside: Callable[[float], bool], inner: float, outer: float) -> float
             outer = middle
         else:
             inner = middle
-        if abs(outer - inner) < 1e-9:
+        if abs(outer - inner) < 1e-7:
             break
     return (inner + outer) / 2
