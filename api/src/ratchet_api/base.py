@@ -93,6 +93,15 @@ def format_decimal(value: Decimal) -> str:
     return format(value, "f")
 
 
+_PLACES = Decimal(1).scaleb(-12)
+
+
+def format_rounded(value: Decimal) -> str:
+    """A measured Decimal in plain notation, rounded to the 12 places that the schema allows (a p value of 3E-21)."""
+    exponent = value.as_tuple().exponent
+    return format(value.quantize(_PLACES) if isinstance(exponent, int) and exponent < -12 else value, "f")
+
+
 _UNSIGNED = r"^[0-9]{1,12}(\.[0-9]{1,12})?$"
 
 Unsigned = Annotated[
@@ -118,7 +127,7 @@ Fraction = Annotated[
 Signed = Annotated[
     Decimal,
     BeforeValidator(_decimal),
-    PlainSerializer(format_decimal, when_used="json"),
+    PlainSerializer(format_rounded, when_used="json"),
     WithJsonSchema(matches(r"^-?[0-9]{1,12}(\.[0-9]{1,12})?$", 'write a decimal in quotes, such as "-1.5"', 32)),
 ]
 

@@ -226,17 +226,21 @@ def _max_model_len(serving: Serving) -> list[str]:
 
 
 def _probes(progress_deadline: timedelta) -> JSON:
-    health = {"httpGet": {"path": "/health", "port": "http"}}
+    tries = max(30, math.ceil(_seconds(progress_deadline) / PROBE_SECONDS))
     return {
-        "startupProbe": health
-        | {
-            "periodSeconds": PROBE_SECONDS,
-            "timeoutSeconds": 5,
-            "failureThreshold": max(30, math.ceil(_seconds(progress_deadline) / PROBE_SECONDS)),
-        },
-        "readinessProbe": health | {"periodSeconds": PROBE_SECONDS, "timeoutSeconds": 10, "failureThreshold": 3},
+        "startupProbe": _probe(PROBE_SECONDS, timeout=5, failures=tries),
+        "readinessProbe": _probe(PROBE_SECONDS, timeout=10, failures=3),
         # Slow is for the analysis to judge; only a server that is gone for good is restarted.
-        "livenessProbe": health | {"periodSeconds": 10, "timeoutSeconds": 20, "failureThreshold": 6},
+        "livenessProbe": _probe(10, timeout=20, failures=6),
+    }
+
+
+def _probe(period: int, timeout: int, failures: int) -> JSON:
+    return {
+        "httpGet": {"path": "/health", "port": "http"},
+        "periodSeconds": period,
+        "timeoutSeconds": timeout,
+        "failureThreshold": failures,
     }
 
 

@@ -248,7 +248,7 @@ class CyclePass:
         stalled = newly_stalled(self.before.status.conditions, self.status.conditions)
         if stalled is not None:
             self.tell(True, Reason(stalled.reason), stalled.message)
-        if self.status != self.before.status:
+        if self.status.dump() != self.before.status.dump():
             await self.ctx.kube.write_cycle_status(self.before, self.status)
             self._count()
         subject = Subject("ImprovementCycle", self.before.metadata)

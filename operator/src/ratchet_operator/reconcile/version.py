@@ -299,7 +299,7 @@ class VersionPass:
         stalled = newly_stalled(self.before.status.conditions, status.conditions)
         if stalled is not None:
             self.events.append((True, Reason(stalled.reason), stalled.message))
-        if status != self.before.status:
+        if status.dump() != self.before.status.dump():
             await self.ctx.kube.write_version_status(self.before, status)
         subject = Subject("ModelVersion", self.version.metadata)
         for warning, reason, message in self.events:

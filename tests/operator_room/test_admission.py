@@ -1,0 +1,252 @@
+"""What the API server refuses, and with which words: every rule of both CRDs, each broken once.
+
+The rules that a string has to match are found in the schema itself and broken one by one; the others, which look at
+several fields, are a table. The last test says when a rule is in neither.
+"""
+
+import asyncio
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from operator_world import World, cycle_manifest, digest, resource, version_manifest
+
+from ratchet_api import crd
+from ratchet_operator.clients.transport import JSON
+from ratchet_operator.errors import Stalling
+
+pytestmark = pytest.mark.apiserver
+
+POD = {"tolerations": [{"key": "gpu", "operator": "Exists"}]}
+JOB = {"pod": POD, "deadline": "1h", "ttl": "1h"}
+HYPERPARAMETERS = {
+    "lora": {"dropout": "0.1"},
+    "learningRate": "0.001",
+    "warmupRatio": "0.1",
+    "weightDecay": "0",
+    "maxGradNorm": "1",
+}
+EVALUATION = {
+    "suites": [
+        {"name": "t", "role": "target", "margin": "0.1", "cases": {"configMap": {"name": "suites", "key": "t.jsonl"}}}
+    ],
+    "minImprovement": "0.01",
+    "confidence": "0.95",
+}
+METRIC = {"name": "m", "kind": "threshold", "query": "x", "max": "1", "min": "0", "margin": "0.1", "limit": "2"}
+
+
+def full_cycle(namespace: str) -> JSON:
+    """Every field that a rule looks at is there, and right."""
+    return cycle_manifest(
+        namespace,
+        baseModel={"uri": "s3://models/base", "digest": digest("a")},
+        storage={"uri": "s3://ratchet/assistant", "endpoint": "https://s3.example.com"},
+        trigger={"schedule": "0 2 * * 1", "timeZone": "Etc/UTC", "cooldown": "1h"},
+        sessions={"window": "28d", "feedbackDelay": "7d"},
+        curation={
+            "threshold": "0.9",
+            "categories": [{"name": "c", "keywords": ["k"]}],
+            "anchors": {"configMap": {"name": "a", "key": "a.jsonl"}, "fraction": "0.2"},
+        },
+        curateJob=JOB,
+        training=JOB | {"hyperparameters": HYPERPARAMETERS},
+        evaluation=EVALUATION | JOB,
+        serving={"pod": POD},
+        rollout={
+            "steps": [{"weight": 100, "minTime": "5m"}],
+            "interval": "1m",
+            "window": "5m",
+            "metrics": [METRIC],
+            "maxHold": "6h",
+            "progressDeadline": "30m",
+            "bake": "30m",
+            "scaleDownDelay": "5m",
+            "retryDigests": [digest("a")],
+        },
+    )
+
+
+def full_recipe(namespace: str) -> JSON:
+    """A version with every field that a recipe may have."""
+    manifest = version_manifest(namespace, "full")
+    manifest["spec"] = {
+        "cycle": "assistant",
+        "parent": "assistant-0",
+        "champion": "assistant-0",
+        "baseModel": {"uri": "s3://models/base", "digest": digest("a")},
+        "dataset": {"uri": "s3://ratchet/assistant/datasets/d", "digest": digest("d")},
+        "training": HYPERPARAMETERS,
+        "evaluation": EVALUATION,
+    }
+    return manifest
+
+
+def rules(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """(path, rule, message) of every rule below a schema; list items are `0`."""
+    for entry in node.get("x-kubernetes-validations", []):
+        yield path, entry["rule"], entry["message"]
+    for name, child in node.get("properties", {}).items():
+        yield from rules(child, (*path, name))
+    if "items" in node:
+        yield from rules(node["items"], (*path, "0"))
+
+
+def spec_rules(kind: str) -> list[tuple[tuple[str, ...], str, str]]:
+    """All rules of a kind but those of its status, which only the operator writes."""
+    found = next(d for d in crd.definitions().values() if d["spec"]["names"]["kind"] == kind)
+    schema = found["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return [rule for rule in rules(schema) if rule[0][:1] != ("status",)]
+
+
+def is_pattern(rule: str) -> bool:
+    return rule.startswith("self.matches(")
+
+
+PATTERNS = [
+    (kind, path, message)
+    for kind in ("ImprovementCycle", "ModelVersion")
+    for path, rule, message in spec_rules(kind)
+    if is_pattern(rule)
+]
+
+
+def put(thing: Any, path: tuple[str, ...], value: Any) -> None:
+    """Set a field that has to be there."""
+    for key in path[:-1]:
+        thing = thing[int(key) if isinstance(thing, list) else key]
+    last: Any = int(path[-1]) if isinstance(thing, list) else path[-1]
+    assert isinstance(thing, list) or last in thing, f"the full manifest has no {'.'.join(path)}"
+    thing[last] = value
+
+
+async def refused(world: World, manifest: JSON) -> str:
+    """The API server's words."""
+    path = resource(manifest["kind"]).path(world.namespace)
+    with pytest.raises(Stalling) as error:
+        await world.raw.request("post", path, manifest, {"dryRun": "All"})
+    return error.value.message
+
+
+async def taken(world: World, manifest: JSON) -> None:
+    await world.raw.request("post", resource(manifest["kind"]).path(world.namespace), manifest, {"dryRun": "All"})
+
+
+async def test_strings_that_do_not_match(world: World) -> None:
+    full = {"ImprovementCycle": full_cycle(world.namespace), "ModelVersion": full_recipe(world.namespace)}
+    for manifest in full.values():
+        await taken(world, manifest)
+    finished = version_manifest(world.namespace, "finished")
+
+    async def broken(kind: str, path: tuple[str, ...], message: str) -> None:
+        manifest = copy.deepcopy(finished if path[:2] == ("spec", "adapter") else full[kind])
+        put(manifest, path, "no such thing!")
+        said = await refused(world, manifest)
+        assert message in said, f"{kind} {'.'.join(path)}: {said}"
+        field = "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in path).lstrip(".")
+        assert field in said, "the person is told which field"
+
+    assert len(PATTERNS) > 50
+    await asyncio.gather(*(broken(*case) for case in PATTERNS))
+
+
+SUITE = EVALUATION["suites"][0]  # type: ignore[index]
+# (what it breaks, kind, path, value or a change of it, words)
+TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
+    ("a capital letter", "ImprovementCycle", ("metadata", "name"), "Assistant", "lower"),
+    ("51 letters", "ImprovementCycle", ("metadata", "name"), "a" * 51, "write at most 50 lower-case letters"),
+    ("51 letters", "ModelVersion", ("metadata", "name"), "a" * 51, "write at most 50 lower-case letters"),
+    ("two categories", "ImprovementCycle", ("spec", "curation", "categories"),
+     [{"name": "c", "keywords": ["k"]}] * 2, "curation.categories: two categories have one name"),
+    ("a keyless toleration", "ImprovementCycle", ("spec", "curateJob", "pod", "tolerations"), [{"value": "x"}],
+     "a toleration with operator Equal needs a key"),
+    ("a keyless toleration", "ImprovementCycle", ("spec", "training", "pod", "tolerations"), [{"value": "x"}],
+     "a toleration with operator Equal needs a key"),
+    ("a keyless toleration", "ImprovementCycle", ("spec", "evaluation", "pod", "tolerations"), [{"value": "x"}],
+     "a toleration with operator Equal needs a key"),
+    ("a keyless toleration", "ImprovementCycle", ("spec", "serving", "pod", "tolerations"), [{"value": "x"}],
+     "a toleration with operator Equal needs a key"),
+    ("three epochs", "ImprovementCycle", ("spec", "training", "hyperparameters"), {"epochs": 3},
+     "epochs: more than 2 passes memorise"),
+    ("three epochs", "ModelVersion", ("spec", "training"), {"epochs": 3}, "epochs: more than 2 passes memorise"),
+    ("no target", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],
+     "no suite has role: target"),
+    ("no target", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],
+     "no suite has role: target"),
+    ("two suites", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE, SUITE], "two suites have one name"),
+    ("two suites", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE, SUITE], "two suites have one name"),
+    ("a coin's confidence", "ImprovementCycle", ("spec", "evaluation", "confidence"), "0.4", "below \\\"1\\\""),
+    ("certainty", "ImprovementCycle", ("spec", "evaluation", "confidence"), "1", "below \\\"1\\\""),
+    ("certainty", "ModelVersion", ("spec", "evaluation", "confidence"), "1", "below \\\"1\\\""),
+    ("no last step", "ImprovementCycle", ("spec", "rollout", "steps"), [{"weight": 5}],
+     "the last step must have weight: 100"),
+    ("falling steps", "ImprovementCycle", ("spec", "rollout", "steps"),
+     [{"weight": 50}, {"weight": 5}, {"weight": 100}], "weights must rise"),
+    ("equal steps", "ImprovementCycle", ("spec", "rollout", "steps"),
+     [{"weight": 50}, {"weight": 50}, {"weight": 100}], "weights must rise"),
+    ("two metrics", "ImprovementCycle", ("spec", "rollout", "metrics"), [METRIC, METRIC], "two metrics have one name"),
+    ("preset and kind", "ImprovementCycle", ("spec", "rollout", "metrics"),
+     [{"name": "m", "preset": "errors", "kind": "threshold", "max": "1"}], "write either a preset, or a kind"),
+    ("neither preset nor kind", "ImprovementCycle", ("spec", "rollout", "metrics"), [{"name": "m"}],
+     "write either a preset, or a kind"),
+    ("a preset's query", "ImprovementCycle", ("spec", "rollout", "metrics"),
+     [{"name": "m", "preset": "errors", "bad": "x"}], "a preset brings its own queries"),
+    ("half a proportion", "ImprovementCycle", ("spec", "rollout", "metrics"),
+     [{"name": "m", "kind": "proportion", "bad": "x"}], "kind: proportion needs two queries"),
+    ("a ratio without query", "ImprovementCycle", ("spec", "rollout", "metrics"),
+     [{"name": "m", "kind": "ratioToStable", "bad": "x"}], "kind: ratioToStable and threshold need query"),
+    ("a boundless threshold", "ImprovementCycle", ("spec", "rollout", "metrics"),
+     [{"name": "m", "kind": "threshold", "query": "x"}], "kind: threshold needs a bound"),
+    ("a ratio's bound", "ImprovementCycle", ("spec", "rollout", "metrics"),
+     [{"name": "m", "kind": "ratioToStable", "query": "x", "max": "1"}], "min and max belong to kind: threshold"),
+    ("recipe and adapter", "ModelVersion", ("spec",),
+     {"cycle": "assistant", "dataset": {"uri": "s3://b-1/d", "digest": digest("d")},
+      "adapter": {"uri": "s3://b-1/a", "digest": digest("a")}}, "not both"),
+    ("neither", "ModelVersion", ("spec",), {"cycle": "assistant"}, "write either dataset (a recipe to train)"),
+    ("settings of a finished one", "ModelVersion", ("spec",),
+     {"cycle": "assistant", "adapter": {"uri": "s3://b-1/a", "digest": digest("a")}, "training": {"epochs": 1}},
+     "training belongs to a recipe"),
+    # Not CEL: bounds and structure
+    ("a negative number", "ImprovementCycle", ("spec", "trigger"), {"minExamples": -1}, "minExamples"),
+    ("an unquoted fraction", "ImprovementCycle", ("spec", "curation", "threshold"), 0.9, "must be of type string"),
+    ("an unknown runtime", "ImprovementCycle", ("spec", "serving"), {"runtime": "tgi"}, "Unsupported value"),
+    ("an impossible hour", "ImprovementCycle", ("spec", "trigger", "schedule"), "0 25 * * *", "write five cron fields"),
+    ("a model without its revision", "ImprovementCycle", ("spec", "baseModel", "uri"), "hf://org/name",
+     "the revision is required"),
+]  # fmt: skip
+
+
+async def test_rules_over_several_fields(world: World) -> None:
+    async def broken(what: str, kind: str, path: tuple[str, ...], value: Any, words: str) -> None:
+        manifest = full_cycle(world.namespace) if kind == "ImprovementCycle" else full_recipe(world.namespace)
+        put(manifest, path, value)
+        said = await refused(world, manifest)
+        assert words in said or words.replace('\\"', '"') in said, f"{what}: {said}"
+
+    await asyncio.gather(*(broken(*case) for case in TABLE))
+
+
+async def test_an_unknown_field_is_refused(world: World) -> None:
+    manifest = full_cycle(world.namespace)
+    manifest["spec"]["trigger"]["shedule"] = "0 2 * * 1"
+    query = {"dryRun": "All", "fieldValidation": "Strict"}
+    with pytest.raises(Stalling, match='unknown field "spec.trigger.shedule"'):
+        await world.raw.request("post", resource("ImprovementCycle").path(world.namespace), manifest, query)
+
+
+async def test_what_cannot_change(world: World) -> None:
+    await world.apply(cycle_manifest(world.namespace))
+    with pytest.raises(Stalling, match="baseModel cannot change"):
+        await world.edit({"baseModel": {"uri": "s3://models/other"}})
+    await world.apply(version_manifest(world.namespace, "mine"))
+    with pytest.raises(Stalling, match="a ModelVersion's spec is immutable"):
+        await world.apply(version_manifest(world.namespace, "mine", letter="c"))
+
+
+def test_no_rule_is_left_out() -> None:
+    words = {case[4].replace('\\"', '"') for case in TABLE} | {"baseModel cannot change", "spec is immutable"}
+    for kind in ("ImprovementCycle", "ModelVersion"):
+        for path, rule, message in spec_rules(kind):
+            if not is_pattern(rule):
+                assert any(word in message for word in words), f"{kind} {'.'.join(path)}: {message}"
