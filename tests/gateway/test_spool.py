@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,31 @@ async def test_storage_that_is_away_loses_nothing_and_does_not_hold_up_others(tm
     assert await asyncio.to_thread(uploader.stop, 60)
     assert spool.room.used == segments.bytes_on_disk(tmp_path) == 0
     spool.release()
+
+
+async def test_a_client_that_goes_away_during_the_flush_leaves_its_record(
+    make_arm: MakeArm, make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = await make_front(table_of([await make_arm("assistant-1")]))
+    flushing, go_on, sync = asyncio.Event(), threading.Event(), Segment.sync
+    loop = asyncio.get_running_loop()
+
+    def slow(self: Segment) -> None:
+        loop.call_soon_threadsafe(flushing.set)
+        go_on.wait(60)
+        sync(self)
+
+    monkeypatch.setattr(Segment, "sync", slow)
+    asking = asyncio.create_task(front.ask())
+    await asyncio.wait_for(flushing.wait(), 60)
+    asking.cancel()
+    await asyncio.wait({asking})
+    await eventually(lambda: front.gateway.inflight == 0, "the handler to end")
+    go_on.set()
+    await eventually(lambda: front.gateway.spool.room.used > 0, "the flush")
+    assert await front.metric("ratchet_gateway_interactions_total", "assistant-1", state="spooled") == 1
+    [record] = await front.recorded()
+    assert record.status == 200
 
 
 async def test_the_day_of_a_record_is_that_of_its_request(make_arm: MakeArm, make_front: MakeFront) -> None:

@@ -100,7 +100,10 @@ class Ledger:
         return exchange.answer_id
 
     def settle(self, exchange: Exchange, status: int, ended: float) -> asyncio.Future[bool]:
-        """Counts an exchange that has ended and records it; the future says whether the record is durable."""
+        """Counts an exchange that has ended and records it; the future says whether the record is durable.
+
+        A client that goes away while it is waited for cancels the waiting, not the record.
+        """
         arm = self.arm(exchange)
         _count(arm, exchange, status, ended)
         if not exchange.answer_id:
@@ -108,12 +111,15 @@ class Ledger:
         if exchange.delivered:
             key = (exchange.cycle.namespace, exchange.cycle.name, exchange.version)
             self.answers.add(exchange.answer_id, key, exchange.ask.session)
-        kept = self.record(exchange.cycle, exchange.time, interaction(exchange, status, ended))
+        kept = self._append(exchange.cycle, exchange.time, interaction(exchange, status, ended))
         kept.add_done_callback(_tally(arm))
-        return kept
+        return asyncio.shield(kept)
 
     def record(self, cycle: Cycle, time: datetime, line: bytes) -> asyncio.Future[bool]:
-        """Writes one record of a cycle to the spool, below the day of `time`."""
+        """Writes one record of a cycle to the spool, below the day of `time`; the future is as that of `settle`."""
+        return asyncio.shield(self._append(cycle, time, line))
+
+    def _append(self, cycle: Cycle, time: datetime, line: bytes) -> asyncio.Future[bool]:
         storage = cycle.storage
         destination = Destination(cycle.namespace, cycle.name, storage.uri, storage.endpoint, storage.region)
         return self._spool.append(destination, time.strftime("%Y-%m-%d"), line)
