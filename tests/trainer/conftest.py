@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """peft 0.21 asks transformers 5.23 for an attribute under its old name; that is theirs to mend."""
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"))
+            item.add_marker(pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is:FutureWarning"))
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +56,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     raw.train_from_iterator(CORPUS, trainer)
     tokenizer = PreTrainedTokenizerFast(
@@ -119,7 +120,7 @@ class Ran:
 
 @dataclass
 class Stages:
-    """Runs `python -m ratchet_trainer`: within this process (torch is imported once), or as a process, as a Job does."""
+    """Runs `python -m ratchet_trainer`: in this process (torch is imported once), or as another one, as a Job does."""
 
     folder: Path
     log: Callable[[], str]

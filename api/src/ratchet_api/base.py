@@ -12,7 +12,16 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 
 
@@ -155,8 +164,8 @@ ArtifactURI = Annotated[
 ]
 
 
-def _time(value: object) -> object:
-    if isinstance(value, datetime) and value.tzinfo is None:
+def _time(value: datetime) -> datetime:
+    if value.tzinfo is None:
         raise ValueError("a time must carry its zone")
     return value
 
@@ -168,7 +177,7 @@ def format_time(value: datetime) -> str:
 
 Time = Annotated[
     datetime,
-    BeforeValidator(_time),
+    AfterValidator(_time),
     PlainSerializer(format_time, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]

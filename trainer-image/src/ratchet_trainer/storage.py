@@ -96,7 +96,9 @@ class Store:
             s3={"addressing_style": "path" if self._endpoint else "auto"},
         )
         try:
-            self._client = boto3.session.Session().client("s3", endpoint_url=self._endpoint, region_name=region, config=config)
+            # A session of one's own: boto3's default one keeps the first credentials that it saw.
+            session = boto3.session.Session(region_name=region)
+            self._client = session.client("s3", endpoint_url=self._endpoint, config=config)
         except ValueError as error:
             raise UserError(f'storage.endpoint: {error}; write it as "https://host:port"') from None
 
@@ -287,4 +289,3 @@ def _raise_typed(error: ClientError, location: Location) -> NoReturn:
         text = f"{location.uri} does not exist: create it, or correct storage.uri"
         raise Missing(Reason.MISSING_BUCKET, text) from None
     raise TryAgain(f"the object storage failed at {location.uri} ({code or error}): it is tried again") from error
-

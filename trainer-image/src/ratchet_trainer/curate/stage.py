@@ -195,9 +195,7 @@ def _collect_feedback(stage: CurateInput, files: Sequence[tuple[str, Path]]) -> 
     return verdicts
 
 
-def _interactions(
-    stage: CurateInput, name: str, path: Path, counts: Counts, seen: set[str]
-) -> Iterator[Interaction]:
+def _interactions(stage: CurateInput, name: str, path: Path, counts: Counts, seen: set[str]) -> Iterator[Interaction]:
     """Interactions of this cycle within the window, each once; everything else is counted."""
     since = _since(stage)
     for line in read.lines(path, stage.curation.max_line_bytes):

@@ -12,8 +12,13 @@ from ratchet_trainer.generation.engine import Engine, supported
 
 
 def answer_all(
-    model: Any, tokenizer: Tokenizer, stops: frozenset[int], prompts: Sequence[Sequence[int]], max_new: int,
-    batch_size: int, on_progress: Callable[[int, int], None],
+    model: Any,
+    tokenizer: Tokenizer,
+    stops: frozenset[int],
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    batch_size: int,
+    on_progress: Callable[[int, int], None],
 ) -> list[str]:
     """The likeliest answer to each prompt, in their order. `on_progress` gets answers done and tokens generated."""
     # Similar lengths side by side: less padding, and the same batches for whoever is asked.
@@ -27,8 +32,13 @@ def answer_all(
 
 
 def _by_engine(
-    model: Any, tokenizer: Tokenizer, stops: frozenset[int], prompts: Sequence[Sequence[int]], max_new: int,
-    batch_size: int, on_progress: Callable[[int, int], None],
+    model: Any,
+    tokenizer: Tokenizer,
+    stops: frozenset[int],
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    batch_size: int,
+    on_progress: Callable[[int, int], None],
 ) -> list[list[int]]:
     del tokenizer
     longest = max(len(prompt) for prompt in prompts)
@@ -47,8 +57,13 @@ def _by_engine(
 
 
 def _by_generate(
-    model: Any, tokenizer: Tokenizer, stops: frozenset[int], prompts: Sequence[Sequence[int]], max_new: int,
-    batch_size: int, on_progress: Callable[[int, int], None],
+    model: Any,
+    tokenizer: Tokenizer,
+    stops: frozenset[int],
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    batch_size: int,
+    on_progress: Callable[[int, int], None],
 ) -> list[list[int]]:
     """By transformers itself, for architectures whose layers do not look at the whole past."""
     import torch

@@ -30,8 +30,11 @@ class Window:
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
-    """Per layer [2, slots, heads, tokens, head size]. Slots and tokens grow by doubling as they are needed: room for the
-    longest conversation in every slot would be gigabytes that hardly anybody uses."""
+    """Per layer [2, slots, heads, tokens, head size].
+
+    Slots and tokens grow by doubling as they are needed: room for the longest conversation in every slot would be
+    gigabytes that hardly anybody uses.
+    """
 
     def __init__(self, slots: int, capacity: int) -> None:
         super().__init__(layers=[])

@@ -21,6 +21,7 @@ PREFILL_TOKENS = 512
 MIN_SHARED = 8
 """Shorter common beginnings are computed anew."""
 
+
 class Sampler:
     """Chooses the next tokens of one conversation."""
 
