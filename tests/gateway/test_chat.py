@@ -380,6 +380,38 @@ async def _until(response: aiohttp.ClientResponse, what: bytes) -> bytes:
     return got
 
 
+async def test_a_client_that_does_not_read_is_cut_off(make_arm: MakeArm, make_front: MakeFront) -> None:
+    arm = await make_arm("assistant-1")
+
+    async def endless(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        event = chunks("x" * 100_000, "assistant-1")[1]
+        while True:
+            await response.write(event)
+
+    arm.behaviour = endless
+    front = await make_front(table_of([arm]), limits=Limits(request_seconds=1.0))
+    _, writer = await asyncio.open_connection("127.0.0.1", front.service.port, limit=1024)
+    body = orjson.dumps({"model": "assistant", "messages": HELLO, "stream": True})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await eventually(lambda: arm.cut == 1, "the arm to be told")
+    await eventually(lambda: front.gateway.inflight == 0, "the handler to end")
+    writer.transport.abort()
+    [record] = await front.recorded()
+    assert (record.status, record.finish_reason) == (499, "cancelled")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(make_arm: MakeArm, make_front: MakeFront) -> None:
+    front = await make_front(table_of([await make_arm("assistant-1")]), limits=Limits(body_seconds=0.2))
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.service.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    assert b"408" in await asyncio.wait_for(reader.readline(), 60)
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_tool_calls_are_put_together(make_arm: MakeArm, make_front: MakeFront) -> None:
     arm = await make_arm("assistant-1")
     parts = [

@@ -104,6 +104,12 @@ def test_fields_of_a_newer_operator_do_not_stop_routing() -> None:
     assert build_table([parse_cycle(raw)], [], {}).cycles["default", "assistant"].weights() == {"a-1": 100}
 
 
+def test_former_versions_are_known_for_late_feedback() -> None:
+    raw = cycle_object(stable=arm("a-4", 100), retired=[{"version": "a-3", "deployment": "a-3-arm", "since": TIME}])
+    raw["status"] |= {"lastGood": [{"version": "a-1"}, {"version": "a-3"}], "rejected": [{"version": "a-2"}]}
+    assert build_table([parse_cycle(raw)], [], {}).cycles["default", "assistant"].former == ("a-2", "a-1", "a-3")
+
+
 def item(uid: str, name: str = "assistant", **fields: Any) -> dict[str, Any]:
     return {**cycle_object(name), **fields, "metadata": {"name": name, "uid": uid, "resourceVersion": "5"}}
 

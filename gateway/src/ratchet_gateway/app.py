@@ -88,6 +88,8 @@ class Gateway:
             for version, weight in cycle.weights().items():
                 weights[namespace, name, version] = weight
                 self.answers.know((namespace, name, version))
+            for version in cycle.former:
+                self.answers.know((namespace, name, version))
         self.metrics.weights(weights)
 
     def application(self) -> web.Application:

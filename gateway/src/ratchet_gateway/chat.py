@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from ratchet_gateway.answer import DONE, Answer, Stream, error_event, read_whole, readable_error
 from ratchet_gateway.ask import SESSION_HEADER, Ask, parse_ask
-from ratchet_gateway.errors import ArmFailed, ArmTimeout, ArmUnavailable, GatewayError, TooLarge, error_body
+from ratchet_gateway.errors import ArmFailed, ArmTimeout, ArmUnavailable, GatewayError, TooLarge, TooSlow, error_body
 from ratchet_gateway.exchange import BROKEN, CANCELLED, CLIENT_GONE, Exchange, Ledger, hash_identity
 from ratchet_gateway.routes import Choice, Cycle, Table, choose_arm
 from ratchet_gateway.settings import Limits
@@ -35,9 +35,14 @@ class Routes:
 
 
 async def read_body(request: web.Request, limits: Limits) -> bytes:
-    """The request's body. Raises TooLarge."""
+    """The request's body. Raises TooLarge or TooSlow."""
     try:
-        return await request.read()
+        if request.content.is_eof():  # it came with the head, as most do
+            return await request.read()
+        async with asyncio.timeout(limits.body_seconds):
+            return await request.read()
+    except TimeoutError:
+        raise TooSlow(f"the body did not come within {limits.body_seconds:g} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise TooLarge(f"the body has more than {limits.body_bytes} bytes: send a shorter conversation") from None
 
@@ -141,7 +146,7 @@ class Chat:
             exchange.answer_id, exchange.ask.model, exchange.ask.include_usage, max_line=self._limits.answer_bytes
         )
         try:
-            broken = await _Passage(request, response, reply, stream, exchange).run()
+            broken = await self._pass(request, response, reply, stream, exchange)
         except BaseException as error:
             exchange.answer = stream.close()
             self._abandon(exchange, error)
@@ -155,6 +160,24 @@ class Chat:
             await self._settle_stream(exchange, stream, broken.status)
             await response.write_eof(error_event(broken.message, broken.code) if not stream.failed else b"")
         return response
+
+    async def _pass(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        reply: Reply,
+        stream: Stream,
+        exchange: Exchange,
+    ) -> GatewayError | None:
+        """The passage, with a bound on clients that do not read. Raises ConnectionError for them as for those gone."""
+        passage = _Passage(request, response, reply, stream, exchange)
+        try:
+            async with asyncio.timeout(self._limits.request_seconds):
+                return await passage.run()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionAbortedError("the client does not read its answer") from None
 
     async def _settle_stream(self, exchange: Exchange, stream: Stream, status: int) -> None:
         inter_token = self._ledger.arm(exchange).inter_token

@@ -4,6 +4,7 @@ Room: gateway. Pure; touches nothing.
 
     GatewayError
     ├── BadRequest (400)      the request cannot be understood; the sentence says what to write
+    ├── TooSlow (408)         the body does not come
     ├── TooLarge (413)        the body is over the limit
     ├── UnknownModel (404)    no such cycle or version
     ├── UnknownAnswer (404)   feedback on an answer that cannot be placed
@@ -41,6 +42,12 @@ class GatewayError(Exception):
 class BadRequest(GatewayError):
     status = 400
     type = "invalid_request_error"
+
+
+class TooSlow(GatewayError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
 
 
 class TooLarge(GatewayError):

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 import orjson
 
@@ -48,6 +49,7 @@ class Exchange:
         return self.choice.arm.version
 
 
+@lru_cache(maxsize=4096)
 def hash_identity(authorization: str | None) -> str:
     """SHA-256 of the caller's credentials; empty when there are none."""
     credentials = (authorization or "").partition(" ")[2].strip()

@@ -28,8 +28,14 @@ class _Spec(Observed):
     storage: _Storage
 
 
+class _Former(Observed):
+    version: str
+
+
 class _Status(Observed):
     serving: ServingStatus = Field(default_factory=ServingStatus)
+    rejected: list[_Former] = Field(default_factory=list)
+    last_good: list[_Former] = Field(default_factory=list)
 
 
 class CycleView(Observed):
@@ -90,12 +96,15 @@ class _Builder:
 
     def cycle(self, view: CycleView) -> Cycle:
         serving, storage = view.status.serving, view.spec.storage
+        former = [entry.version for entry in (*view.status.rejected, *view.status.last_good)]
+        former += [entry.version for entry in serving.retired]
         return Cycle(
             namespace=view.metadata.namespace,
             name=view.metadata.name,
             storage=Storage(storage.uri, storage.endpoint, storage.region),
             stable=None if serving.stable is None else self.arm(view.key, serving.stable),
             candidate=None if serving.candidate is None else self.arm(view.key, serving.candidate),
+            former=tuple(dict.fromkeys(former)),
         )
 
     def arm(self, key: CycleKey, status: ArmStatus) -> Arm:

@@ -70,6 +70,8 @@ class Cycle:
     storage: Storage
     stable: Arm | None = None
     candidate: Arm | None = None
+    former: tuple[str, ...] = ()
+    """Versions that served once, newest last: feedback on their answers may still come."""
 
     @property
     def arms(self) -> tuple[Arm, ...]:

@@ -17,8 +17,10 @@ class Limits:
     """Largest request body; a larger one is answered with 413."""
     answer_bytes: int = 64 * MIB
     """Largest answer of an arm (or single line of its stream); a larger one is answered with 502."""
+    body_seconds: float = 60.0
+    """Longest wait for a request's body."""
     request_seconds: float = 600.0
-    """Longest whole answer; models are slow, clients give up earlier by themselves."""
+    """Longest whole answer, to its last byte at the client."""
     connect_seconds: float = 2.0
     """Longest connection set-up to a pod, before another one is tried."""
     idle_seconds: float = 300.0
