@@ -13,7 +13,6 @@ from ratchet_local import Platform
 from ratchet_operator.clients.transport import Api
 
 
-
 def _load(name: str, file: str) -> ModuleType:
     """--import-mode=importlib has no sys.path of test folders: helper modules are loaded under names of their own."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))

@@ -126,7 +126,12 @@ class FakeApi:
         reference = {"kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
         pod = {
             "kind": "Pod",
-            "metadata": {"name": name, "namespace": meta["namespace"], "labels": labels, "ownerReferences": [reference]},
+            "metadata": {
+                "name": name,
+                "namespace": meta["namespace"],
+                "labels": labels,
+                "ownerReferences": [reference],
+            },
         }
         self._create(f"/api/v1/namespaces/{meta['namespace']}/pods", pod)
 

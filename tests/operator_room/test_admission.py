@@ -231,7 +231,7 @@ async def test_an_unknown_field_is_refused(world: World) -> None:
     manifest = full_cycle(world.namespace)
     manifest["spec"]["trigger"]["shedule"] = "0 2 * * 1"
     query = {"dryRun": "All", "fieldValidation": "Strict"}
-    with pytest.raises(Stalling, match='unknown field "spec.trigger.shedule"'):
+    with pytest.raises(Stalling, match=r'unknown field "spec\.trigger\.shedule"'):
         await world.raw.request("post", resource("ImprovementCycle").path(world.namespace), manifest, query)
 
 

@@ -88,7 +88,7 @@ async def operator(world: World, name: str, elect: bool = True) -> AsyncIterator
 
 async def wait(what: Callable[[], Awaitable[bool]], seconds: float = 90.0) -> None:
     async with asyncio.timeout(seconds):
-        while not await what():
+        while not await what():  # noqa: ASYNC110 - another process is asked, it tells nobody
             await asyncio.sleep(0.1)
 
 

@@ -198,7 +198,9 @@ async def test_an_unreadable_spec(fake_world: World) -> None:
     manifest["spec"]["unknownField"] = 1
     await world.apply(manifest)
     assert await cycles.reconcile(world.context, world.namespace, "assistant") is None
-    found = world.raw.objects[(f"/apis/ratchet.dev/v1alpha1/namespaces/{world.namespace}/improvementcycles", "assistant")]  # type: ignore[attr-defined]
+    found = world.raw.objects[
+        (f"/apis/ratchet.dev/v1alpha1/namespaces/{world.namespace}/improvementcycles", "assistant")
+    ]  # type: ignore[attr-defined]
     said = {c["type"]: c for c in found["status"]["conditions"]}
     assert said["Stalled"]["status"] == "True"
     assert said["Stalled"]["reason"] == "InvalidSpec"

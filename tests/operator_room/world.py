@@ -246,6 +246,8 @@ class World:
         self.arms = Arms()
         self.gateway = Gateway(self)
         self.prometheus = Prometheus()
+        self.tolerated: tuple[type[Exception], ...] = ()
+        """Errors after which the queue would come back to the object."""
         self.restart()
 
     def restart(self) -> None:
@@ -305,7 +307,7 @@ class World:
     async def suites(self, *keys: str) -> None:
         """The ConfigMap with the suites."""
         meta = {"namespace": self.namespace, "name": "suites"}
-        data = {key: "{}" for key in keys}
+        data = dict.fromkeys(keys, "{}")
         await self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
 
     async def storage(self) -> None:
@@ -348,6 +350,8 @@ class World:
             await self._step()
         except Killed:
             self.restart()
+            return False
+        except self.tolerated:
             return False
         return True
 
@@ -468,4 +472,3 @@ def terminated(container: str, code: int, message: str = "", reason: str = "", *
         ],
         **extra,
     }
-

@@ -120,6 +120,19 @@ def gate_rejected(
     return _noted(status, spec, version, "GateRejected", message, now, run)
 
 
+def remembered(
+    status: ImprovementCycleStatus,
+    spec: ImprovementCycleSpec,
+    version: str,
+    digest: str,
+    reason: str,
+    message: str,
+    at: datetime,
+) -> ImprovementCycleStatus:
+    """A rejection that the version itself remembers and the cycle has lost; no news, so history stays as it is."""
+    return _rejected(status, spec, version, digest, reason, message, at)
+
+
 def is_rejected(status: ImprovementCycleStatus, spec: ImprovementCycleSpec, digest: str) -> Rejected | None:
     """The standing rejection of a digest; None when there is none or a person named it in rollout.retryDigests.
 

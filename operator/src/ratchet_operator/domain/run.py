@@ -29,8 +29,13 @@ class RunVersion:
     trained: bool = False
     accepted: bool = False
     rejected: Remark | None = None
-    """The gate's reason, or that its digest was rejected before."""
+    """Why it is rejected: by the gate, by its rollout, or as a digest that was rejected before."""
     failed: Remark | None = None
+
+    @property
+    def rejected_before(self) -> bool:
+        """Another version with its digest was rejected meanwhile, so that there will be no rollout."""
+        return self.rejected is not None and self.rejected.reason is Reason.ALREADY_REJECTED
 
 
 def active(run: RunStatus | None) -> bool:
@@ -118,7 +123,9 @@ def follow(run: RunStatus, version: RunVersion | None, now: datetime) -> RunStat
     run = run.model_copy(update={"version_uid": version.uid})
     if version.failed is not None:
         return finished(run, "Failed", version.failed.message, now)
-    if version.rejected is not None and run.stage != "RollingOut":
+    if run.stage == "RollingOut" and not version.rejected_before:
+        return run
+    if version.rejected is not None:
         return finished(run, "GateRejected", version.rejected.message, now)
     if version.accepted:
         return run.model_copy(update={"stage": "RollingOut"})

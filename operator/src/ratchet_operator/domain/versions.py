@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ratchet_api.conditions import Condition, find
-from ratchet_api.cycle import ImprovementCycle, ImprovementCycleStatus, RolloutDecision
+from ratchet_api.cycle import ImprovementCycle, ImprovementCycleStatus, Rejected, RolloutDecision
 from ratchet_api.names import version_name
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion, StageStatus
@@ -180,16 +180,18 @@ def own_decision(version: ModelVersion, cycle: ImprovementCycleStatus) -> Rollou
 
 def place(version: ModelVersion, cycle: ImprovementCycleStatus) -> Place | None:
     """Its place in what serves."""
-    name = version.metadata.name
-    if cycle.serving.stable is not None and cycle.serving.stable.version == name:
+    name, memory = version.metadata.name, find(version.status.conditions, ConditionType.SERVING)
+    if cycle.serving.stable is None:
+        # A cycle that knows of no champion has lost its status, and asks its versions for it.
+        return "Serving" if memory is not None and memory.status == "True" else None
+    if cycle.serving.stable.version == name:
         return "Serving"
     rollout = cycle.rollout
     if rollout is not None and rollout.version == name and rollout.phase in ("Starting", "Canary", "Baking"):
         places: dict[str, Place] = {"Starting": "Candidate", "Canary": "Canary", "Baking": "Baking"}
         return places[rollout.phase]
-    if version.status.outcome == "Promoted" or (is_root(version) and any(g.version == name for g in cycle.last_good)):
-        return "Superseded"
-    return None
+    served = memory is not None and (memory.status == "True" or memory.reason == Reason.SUPERSEDED)
+    return "Superseded" if version.status.outcome == "Promoted" or served else None
 
 
 def ready_for_rollout(version: ModelVersion, cycle: ImprovementCycle) -> bool:
@@ -232,24 +234,38 @@ def acknowledged(versions: Sequence[ModelVersion], cycle: ImprovementCycleStatus
     return version.status.outcome == rollout.decision.outcome
 
 
-def gate_rejections(versions: Sequence[ModelVersion], cycle: ImprovementCycle) -> list[tuple[ModelVersion, Remark]]:
-    """Versions that the gate rejected and whose digest the cycle does not remember yet.
+def rejections(versions: Sequence[ModelVersion], cycle: ImprovementCycle) -> list[Rejected]:
+    """What rejected versions say of their digests and the cycle does not remember yet, the oldest first.
 
-    An underpowered evaluation proves nothing against an adapter, so its digest may be tried again.
+    The gate's decisions come to the cycle this way; the rollout's do so only when the cycle's status was lost. An
+    underpowered evaluation proves nothing against an adapter, so its digest may be tried again.
     """
-    known = {entry.digest for entry in cycle.status.rejected}
-    found = []
-    for version in versions:
-        said = remark(version.status.conditions, ConditionType.ACCEPTED)
-        condition = find(version.status.conditions, ConditionType.ACCEPTED)
-        if condition is None or condition.status != "False" or said is None or not version.digest:
-            continue
-        if said.reason not in (Reason.NOT_BETTER, Reason.GUARDRAIL_LOST, Reason.SAFETY_LOST):
-            continue
-        if version.digest not in known:
-            known.add(version.digest)
-            found.append((version, said))
-    return found
+    rollout = cycle.status.rollout
+    going_on = rollout.version if rollout is not None and rollout.phase != "Done" else ""
+    found = [entry for entry in map(_rejection, versions) if entry is not None and entry.version != going_on]
+    latest = {entry.digest: entry for entry in cycle.status.rejected}
+    news = []
+    for entry in sorted(found, key=lambda one: one.at):
+        known = latest.get(entry.digest)
+        if known is None or (known.version != entry.version and known.at < entry.at):
+            latest[entry.digest] = entry
+            news.append(entry)
+    return news
+
+
+def _rejection(version: ModelVersion) -> Rejected | None:
+    said = find(version.status.conditions, ConditionType.REJECTED)
+    if said is None or said.status != "True" or not version.digest:
+        return None
+    if said.reason in (Reason.ALREADY_REJECTED, Reason.UNDERPOWERED):
+        return None
+    return Rejected(
+        digest=version.digest,
+        version=version.metadata.name,
+        reason=said.reason,
+        message=said.message,
+        at=said.last_transition_time,
+    )
 
 
 def of_run(version: ModelVersion, cycle: ImprovementCycle) -> RunVersion:

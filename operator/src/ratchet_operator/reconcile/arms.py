@@ -122,7 +122,7 @@ def _failure(pods: list[Pod], since: datetime) -> tuple[str | None, Reason]:
 
 
 def _earlier(pod: Pod, end: Terminated, since: datetime) -> bool:
-    """Whether it happened in an earlier life of this arm: a version that served before may come back to its old pods."""
+    """Whether it was in an earlier life of this arm: a version that served before may come back to its old pods."""
     created = pod.metadata.creation_timestamp
     if created is None or created + SECOND >= since:
         return False

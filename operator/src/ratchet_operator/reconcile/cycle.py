@@ -93,7 +93,7 @@ class CyclePass:
         await self._observe()
         self._bring_up()
         await self._roll_out()
-        self._remember_gate_rejections()
+        self._remember_rejections()
         await runs.advance(self)
         self._retire()
         self._summarise()
@@ -194,18 +194,15 @@ class CyclePass:
                 noted[role] = arm.model_copy(update=facts)
         self.update(serving=serving.model_copy(update=noted))
 
-    def _remember_gate_rejections(self) -> None:
-        for version, said in versions.gate_rejections(self.versions, self.cycle):
-            self.status = ledger.gate_rejected(
-                self.status,
-                self.before.spec,
-                version.metadata.name,
-                versions.digest(version),
-                str(said.reason),
-                said.message,
-                self.now,
-                version.spec.run,
-            )
+    def _remember_rejections(self) -> None:
+        for entry in versions.rejections(self.versions, self.cycle):
+            said = (entry.version, entry.digest, entry.reason, entry.message)
+            version = self._version(entry.version)
+            if version is not None and version.status.outcome == "RolledBack":
+                self.status = ledger.remembered(self.status, self.before.spec, *said, entry.at)
+            else:
+                run_number = version.spec.run if version is not None else None
+                self.status = ledger.gate_rejected(self.status, self.before.spec, *said, entry.at, run_number)
 
     def _retire(self) -> None:
         """Retired arms are kept until their answers have ended, and listed until their Deployment is gone."""

@@ -116,7 +116,7 @@ def settled(
 ) -> ImprovementCycleStatus:
     """With an ended rollout entered into arms, rejections, champions and history."""
     current = status.rollout
-    if current is None or current.phase != "Done" or status.serving.candidate is None:
+    if current is None or current.phase != "Done":
         return status
     number = run.number if run is not None and run.version == current.version else None
     return ledger.ended(status, cycle.spec, now, number)
