@@ -4,6 +4,7 @@ Room: trainer. Touches the files that it is given, nothing else. A line that can
 kind and noted by its place (never by its content), and the rest goes on.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ file unpacks to far more than its size allows, and is left there."""
 
 MAX_NOTED = 1000
 """Places written into the quarantine's list; beyond that they are only counted."""
+_NEWLINES = re.compile(rb"\n+")
 _PIECE = 1 << 18
 _COMPRESSED_PIECE = 512
 """Bytes given to the decoder at once. A block of 128 KiB takes as little as four bytes, so this bounds what comes back
@@ -77,12 +79,10 @@ def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
     try:
         for piece in _pieces(path):
             start = 0
-            if not size and not piece.strip():  # a bomb of empty lines is not worth a look at each
-                number += piece.count(b"\n")
-                continue
             while (end := piece.find(b"\n", start)) >= 0:
                 yield from _line(number, parts, piece[start:end], size + end - start, max_line_bytes)
-                number, parts, size, start = number + 1, [], 0, end + 1
+                following = _skip_empty(piece, end)
+                number, parts, size, start = number + following - end, [], 0, following
             size += len(piece) - start
             if size <= max_line_bytes:
                 parts.append(piece[start:])
@@ -99,6 +99,13 @@ def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
             yield Line(number, "truncated")
     for line in _line(number, parts, b"", size, max_line_bytes):
         yield Line(line.number, line.content, ended=False)
+
+
+def _skip_empty(piece: bytes, end: int) -> int:
+    """Where the next line begins that is not empty: a bomb of empty lines is not worth a look at each."""
+    found = _NEWLINES.match(piece, end)
+    assert found is not None
+    return found.end()
 
 
 def _line(number: int, parts: list[bytes], last: bytes, size: int, limit: int) -> Iterator[Line]:
