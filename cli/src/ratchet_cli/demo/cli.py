@@ -68,9 +68,9 @@ def _tell(tale: Any) -> int:
     from ratchet_cli.demo.errors import DemoError
     from ratchet_local.errors import LocalError
 
-    error = ""
-    code = 1
-    with ExitStack() as resources:
+    error, code = "", 1
+    resources = ExitStack()
+    try:
         try:
             story.tell(tale, resources)
         except (DemoError, LocalError) as problem:
@@ -82,10 +82,13 @@ def _tell(tale: Any) -> int:
             error, code = "interrupted", INTERRUPTED
             tale.screen.bad("interrupted: ending everything that was started")
         # While the platform still runs: the numbers come from it.
-        summary = ending.conclude(tale, error)
+        summary = ending.conclude(tale, error, patience=0 if code == INTERRUPTED else ending.PATIENCE)
         if summary.ok and tale.settings.keep:
             tale.stay = True
             ending.how_to_look_around(tale)
+    finally:
+        with undisturbed():
+            resources.close()
     return 0 if summary.ok else code
 
 
@@ -99,6 +102,18 @@ def terminating() -> Iterator[None]:
         raise KeyboardInterrupt
 
     former = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Nothing interrupts the taking down: it has its own deadlines, and half of it would leave processes behind."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from kubernetes.client.exceptions import ApiException
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import API_VERSION, CYCLE_PLURAL, GATEWAY_LABELS, GATEWAY_PORT, GROUP, VERSION_PLURAL
 from ratchet_api.version import ModelVersion
+from ratchet_cli.demo.errors import DemoError
 
 _POLL_SECONDS = 1.0
 _TAIL_LINES = 15
@@ -45,7 +46,8 @@ class Cluster:
         self.objects = kubernetes.client.CustomObjectsApi(self._client)
         self.core = kubernetes.client.CoreV1Api(self._client)
         self.changed = threading.Condition()
-        self.view = View()
+        self._view = View()
+        self._broken: Exception | None = None
         self.observers: list[Callable[[View], None]] = []
         """Called with every new view, in order, by one thread."""
         self._ending = threading.Event()
@@ -60,6 +62,13 @@ class Cluster:
         self._follower.join()
         self._client.close()
 
+    @property
+    def view(self) -> View:
+        """The state as it was last read. Raises DemoError when it could not be understood."""
+        if self._broken is not None:
+            raise DemoError(f"the API server said something that we do not understand: {self._broken}")
+        return self._view
+
     def _follow(self) -> None:
         """Two small lists a second are cheaper than two watches to keep alive through outages of the API server."""
         while not self._ending.wait(_POLL_SECONDS):
@@ -67,11 +76,16 @@ class Cluster:
                 view = self.read()
             except (ApiException, urllib3.exceptions.HTTPError):
                 continue
-            if view != self.view:
+            except ValueError as error:  # pydantic's ValidationError among them
+                with self.changed:
+                    self._broken = error
+                    self.changed.notify_all()
+                return
+            if view != self._view:
                 for observer in self.observers:
                     observer(view)
                 with self.changed:
-                    self.view = view
+                    self._view = view
                     self.changed.notify_all()
 
     def read(self) -> View:

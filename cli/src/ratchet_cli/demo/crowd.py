@@ -32,7 +32,7 @@ class Crowd:
             correction_share=profile.correction_share,
             noise=profile.noise,
         )
-        self._stop = asyncio.Event()
+        self._stop, self._cut_off = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._talk, name="people", daemon=True)
         self._ended: Future[None] = Future()
@@ -42,16 +42,27 @@ class Crowd:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.stop(patience=0)
 
     def _talk(self) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.run(self._people.run_until(self._stop))
+                runner.run(self._until_stopped())
         except BaseException as error:  # noqa: BLE001  # handed to the story's thread, which raises it
             self._ended.set_exception(error)
         else:
             self._ended.set_result(None)
+
+    async def _until_stopped(self) -> None:
+        talking = asyncio.ensure_future(self._people.run_until(self._stop))
+        cut_off = asyncio.ensure_future(self._cut_off.wait())
+        await asyncio.wait({talking, cut_off}, return_when=asyncio.FIRST_COMPLETED)
+        cut_off.cancel()
+        if talking.done():
+            await talking
+        else:
+            talking.cancel()
+            await asyncio.wait({talking})
 
     def pace(self, rate: float) -> None:
         """Questions a second from now on."""
@@ -72,11 +83,12 @@ class Crowd:
         """Every request that failed, oldest first."""
         return list(self._people.failures)
 
-    def stop(self) -> None:
-        """Let those under way finish, then return. Harmless when called again."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+    def stop(self, patience: float = 70.0) -> None:
+        """Let those under way finish for `patience` seconds, then cut them off. Harmless when called again."""
+        for event, seconds in ((self._stop, patience), (self._cut_off, 10.0)):
+            if self._thread.is_alive():
+                self._loop.call_soon_threadsafe(event.set)
+                self._thread.join(seconds)
 
     def until(self, done: Callable[[Snapshot], bool], timeout: float, screen: Screen) -> None:
         """Until they have met enough. Raises WaitExpired."""

@@ -24,16 +24,18 @@ from ratchet_local.errors import LocalError
 WINDOW_SECONDS = 30
 GRACE = timedelta(seconds=30)
 """A request that fails this soon after a rollout's end still counts as failed by it: its arm may just have gone."""
+PATIENCE = 70.0
+"""Seconds that people get to finish: a little more than their own timeout, so that none is cut off."""
 _SHOWN_FAILURES = 20
 T = TypeVar("T")
 
 
-def conclude(tale: Tale, error: str) -> Summary:
-    """Write what is known, however the story ended, and show it."""
+def conclude(tale: Tale, error: str, patience: float) -> Summary:
+    """Write what is known, however the story ended, and show it. People get `patience` seconds to finish."""
     began = tale.screen.elapsed
     tale.screen.heading(f"Step {LAST_STEP}: what came of it")
     if tale.has_crowd:
-        tale.crowd.stop()
+        tale.crowd.stop(patience)
     summary = _summary(tale, error, began)
     summary.write(tale.settings.state / "summary.json")
     report.write(tale.settings.state / "report.html", summary, _material(tale, summary))

@@ -30,6 +30,8 @@ class RolloutRecord:
     last: RolloutStatus
     weights: list[tuple[datetime, int]] = field(default_factory=list)
     """Weight asked for, whenever it changed."""
+    least_stable_pods: int | None = None
+    """Fewest ready pods of the stable arm that were seen while it went on."""
 
     @property
     def highest_weight(self) -> int:
@@ -74,6 +76,9 @@ class Notebook:
         key = (rollout.version, rollout.started_at)
         record = self.rollouts.setdefault(key, RolloutRecord(rollout.version, rollout))
         record.last = rollout
+        if serving.stable is not None and rollout.phase != "Done":
+            ready, least = serving.stable.ready_replicas, record.least_stable_pods
+            record.least_stable_pods = ready if least is None else min(ready, least)
         candidate = serving.candidate
         if candidate is not None and candidate.version == rollout.version:
             weight = candidate.weight
