@@ -36,6 +36,7 @@ def in_a_thread(gateway: Gateway) -> Iterator[str]:
         assert ready.wait(60)
         yield gateway.url
     finally:
+        loop.call_soon_threadsafe(gateway.gate.set)
         loop.call_soon_threadsafe(stop.set)
         thread.join()
 
@@ -71,9 +72,12 @@ def test_they_talk_until_there_is_enough(gateway: Gateway, settings: Settings, s
 
 
 def test_too_few_answers_in_time_are_said(settings: Settings, screen: Screen) -> None:
-    with in_a_thread(Gateway()) as url, Crowd(url, settings) as crowd:
-        with pytest.raises(WaitExpired, match=r"within 0 s: \d+ asked, 0 answered"):
-            crowd.until(lambda seen: seen.answered >= 1, 0.01, screen)
+    with (
+        in_a_thread(Gateway()) as url,
+        Crowd(url, settings) as crowd,
+        pytest.raises(WaitExpired, match=r"within 0 s: \d+ asked, 0 answered"),
+    ):
+        crowd.until(lambda seen: seen.answered >= 1, 0.01, screen)
 
 
 def test_who_waits_for_ever_is_cut_off(settings: Settings, screen: Screen) -> None:
