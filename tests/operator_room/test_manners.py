@@ -10,8 +10,9 @@ from operator_stories import back, champion, ending, forward, run, serving
 from operator_world import Counting, World, curated, cycle_manifest, evaluated, trained, version_manifest
 
 from ratchet_api.names import FIELD_MANAGER
+from ratchet_api.reasons import Reason
 from ratchet_operator.clients.transport import JSON, AlreadyExists
-from ratchet_operator.errors import Conflict, NotLeading, Unavailable, Waiting
+from ratchet_operator.errors import Conflict, NotLeading, Stalling, Unavailable, Waiting
 from ratchet_operator.reconcile import cycle as cycles
 
 
@@ -414,3 +415,47 @@ async def test_a_job_that_vanishes_unfinished_counts_as_infrastructure(fake_worl
     assert run_status is not None
     assert run_status.outcome == "Failed"
     assert "was deleted before it had ended" in run_status.message
+
+
+async def test_a_proof_against_a_former_champion_is_repeated(fake_world: World) -> None:
+    """Two versions are proven against the base; once the first one serves, the second has to beat that one."""
+    world = fake_world
+    await serving(world)
+    for name, letter in (("first", "b"), ("second", "c")):
+        await world.apply(version_manifest(world.namespace, name, letter=letter))
+    await world.settle()
+    await world.finish("evaluate", evaluated(), version="first")
+    await world.settle()
+    await world.finish("evaluate", evaluated(), version="second")
+    await world.settle()
+    assert {c.type: c.status for c in (await world.version("second")).status.conditions}["Accepted"] == "True"
+    await champion(world, "first")
+    second = await world.version("second")
+    assert second.status.phase == "Evaluating"
+    assert second.status.evaluation is not None
+    assert second.status.evaluation.champion == "first"
+    assert "second-evaluate-1" in await world.jobs()
+    path = f"/api/v1/namespaces/{world.namespace}/configmaps/second-evaluate-1"
+    told = json.loads((await world.raw.request("get", path))["data"]["stage.json"])
+    assert told["champion_version"] == "first"
+    await world.finish("evaluate", evaluated(better=1, worse=20), version="second")
+    await world.settle()
+    assert (await world.version("second")).status.phase == "Rejected"
+    assert list(await world.deployments()) == ["first-arm"]
+
+
+async def test_a_status_that_is_refused_is_said(fake_world: World) -> None:
+    world = fake_world
+    await serving(world)
+
+    def refuse(number: int, method: str, path: str) -> None:
+        if method == "put" and path.endswith("improvementcycles/assistant/status"):
+            raise Stalling(Reason.INVALID_SPEC, "status.phase: too long")
+
+    world.transport.before = refuse
+    await world.annotate("run", "now")
+    with pytest.raises(Stalling):
+        await cycles.reconcile(world.context, world.namespace, "assistant")
+    said = {c.type: c for c in (await world.cycle()).status.conditions}["Stalled"]
+    assert (said.status, said.reason) == ("True", "InternalError")
+    assert "status.phase: too long" in said.message

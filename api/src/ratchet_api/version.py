@@ -142,10 +142,13 @@ class Attempts(Observed):
     missing: int = 0
     """Attempts that found something missing that the spec names; free, but ever slower."""
 
+    repeated: int = 0
+    """Evaluations done again because another champion served by the time of the rollout; free."""
+
     @property
     def total(self) -> int:
         """Number of the attempt that runs now, from 0; part of the Job's name."""
-        return self.infrastructure + self.out_of_memory + self.preempted + self.missing
+        return self.infrastructure + self.out_of_memory + self.preempted + self.missing + self.repeated
 
 
 class StageStatus(Observed):

@@ -31,11 +31,8 @@ class RunVersion:
     rejected: Remark | None = None
     """Why it is rejected: by the gate, by its rollout, or as a digest that was rejected before."""
     failed: Remark | None = None
-
-    @property
-    def rejected_before(self) -> bool:
-        """Another version with its digest was rejected meanwhile, so that there will be no rollout."""
-        return self.rejected is not None and self.rejected.reason is Reason.ALREADY_REJECTED
+    in_rollout: bool = False
+    """Its rollout has ended, or is being taken back."""
 
 
 def active(run: RunStatus | None) -> bool:
@@ -123,8 +120,8 @@ def follow(run: RunStatus, version: RunVersion | None, now: datetime) -> RunStat
     run = run.model_copy(update={"version_uid": version.uid})
     if version.failed is not None:
         return finished(run, "Failed", version.failed.message, now)
-    if run.stage == "RollingOut" and not version.rejected_before:
-        return run
+    if version.in_rollout:
+        return run.model_copy(update={"stage": "RollingOut"})
     if version.rejected is not None:
         return finished(run, "GateRejected", version.rejected.message, now)
     if version.accepted:

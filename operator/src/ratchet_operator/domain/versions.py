@@ -88,7 +88,7 @@ def standing(version: ModelVersion, cycle: ImprovementCycle) -> Standing:
     decision = own_decision(version, cycle.status)
     outcome = version.status.outcome or (decision.outcome if decision is not None else None)
     trained = _trained(version, root)
-    gate, accepted = _gate(version, cycle.status, root)
+    gate, accepted = (None, None) if outdated(version, cycle.status) else _gate(version, cycle.status, root)
     rejected = _rejected(version, cycle, accepted, gate, decision)
     failed = failure(version)
     following: Next | None = None
@@ -107,6 +107,22 @@ def standing(version: ModelVersion, cycle: ImprovementCycle) -> Standing:
         place=place(version, cycle.status),
         next=following,
     )
+
+
+def outdated(version: ModelVersion, cycle: ImprovementCycleStatus) -> bool:
+    """Whether it was proven against a champion that serves no more, before it had its rollout: a proof to repeat.
+
+    A version whose champion a person named is proven against that one, whoever serves.
+    """
+    evaluation, done, stable = version.status.evaluation, stage(version, "evaluate"), cycle.serving.stable
+    if evaluation is None or done is None or done.finished_at is None or done.reason or stable is None:
+        return False
+    found = find(version.status.conditions, ConditionType.ACCEPTED)
+    if found is None or found.status != "True" or version.spec.champion is not None:
+        return False
+    if version.status.outcome is not None or place(version, cycle) is not None or own_decision(version, cycle):
+        return False
+    return evaluation.champion != stable.version
 
 
 def _trained(version: ModelVersion, root: bool) -> Remark | None:
@@ -205,6 +221,7 @@ def ready_for_rollout(version: ModelVersion, cycle: ImprovementCycle) -> bool:
     return (
         recorded is not None
         and recorded.status == "True"
+        and now.accepted is True
         and now.rejected is None
         and now.failed is None
         and now.place is None
@@ -274,7 +291,8 @@ def of_run(version: ModelVersion, cycle: ImprovementCycle) -> RunVersion:
     return RunVersion(
         uid=version.metadata.uid,
         trained=now.trained is not None,
-        accepted=bool(now.accepted) and now.rejected is None,
+        accepted=bool(now.accepted),
         rejected=now.rejected,
         failed=now.failed,
+        in_rollout=now.outcome is not None,
     )

@@ -3,17 +3,19 @@
 Room: operator, reconcile.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import ValidationError
 
+from ratchet_api.base import ObjectMeta
 from ratchet_api.conditions import Condition, find, is_true, merged
 from ratchet_api.names import CYCLE_KIND
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_operator.clients.events import Subject
-from ratchet_operator.errors import InvalidObject
+from ratchet_operator.errors import InvalidObject, Stalling
 from ratchet_operator.reconcile.context import Context
 
 
@@ -39,6 +41,22 @@ async def unreadable(ctx: Context, kind: Literal["ImprovementCycle", "ModelVersi
     if after != before:
         await ctx.kube.write_conditions(kind, meta, [condition.dump() for condition in after])
         await ctx.events.post(Subject(kind, meta), "Warning", Reason.INVALID_SPEC, text, now)
+
+
+@asynccontextmanager
+async def said_if_refused(
+    ctx: Context, kind: Literal["ImprovementCycle", "ModelVersion"], meta: ObjectMeta, before: Sequence[Condition]
+) -> AsyncIterator[None]:
+    """Around a status write: one that the API server refuses is a bug of ours, and must not be a silent one."""
+    try:
+        yield
+    except Stalling as error:
+        now = ctx.now()
+        text = f"the status could not be written, which is a bug: {error.message}"
+        after = merged(before, ConditionType.STALLED, True, Reason.INTERNAL_ERROR, text, meta.generation, now)
+        if after != list(before):
+            await ctx.kube.write_conditions(kind, meta, [condition.dump() for condition in after])
+        raise
 
 
 def newly_stalled(before: Sequence[Condition], after: Sequence[Condition]) -> Condition | None:

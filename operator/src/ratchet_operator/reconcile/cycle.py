@@ -21,7 +21,7 @@ from ratchet_operator.errors import InvalidObject
 from ratchet_operator.manifests import versions as manifests
 from ratchet_operator.manifests.stages import StageRequest
 from ratchet_operator.reconcile import arms, jobs, rollout, runs
-from ratchet_operator.reconcile.conditions import first, newly_stalled, stalled_delay, unreadable
+from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
 
 SECOND = timedelta(seconds=1)
@@ -137,6 +137,7 @@ class CyclePass:
             version = self._version(serving.stable.version)
             digest = versions.digest(version) if version is not None else ""
             self.update(last_good=[Good(version=serving.stable.version, digest=digest, at=self.now)])
+            self.tell(False, Reason.PROMOTED, f"{serving.stable.version} serves")
         if self.stable.trouble is not None:
             (self.stalled if self.stable.missing else self.waiting).append(self.stable.trouble)
 
@@ -246,7 +247,9 @@ class CyclePass:
         if stalled is not None:
             self.tell(True, Reason(stalled.reason), stalled.message)
         if self.status.dump() != self.before.status.dump():
-            await self.ctx.kube.write_cycle_status(self.before, self.status)
+            meta, conditions = self.before.metadata, self.before.status.conditions
+            async with said_if_refused(self.ctx, "ImprovementCycle", meta, conditions):
+                await self.ctx.kube.write_cycle_status(self.before, self.status)
             self._count()
         subject = Subject("ImprovementCycle", self.before.metadata)
         for kind, reason, message in self.events:

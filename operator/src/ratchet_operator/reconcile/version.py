@@ -13,7 +13,14 @@ from ratchet_api.names import VERSION_KIND
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.stage import EvaluateInput, StageIdentity, StageReport, TrainInput
 from ratchet_api.training import Hyperparameters
-from ratchet_api.version import Attempts, EvaluationStatus, ModelVersion, ModelVersionStatus, StageStatus
+from ratchet_api.version import (
+    Attempts,
+    EvaluationStatus,
+    ModelVersion,
+    ModelVersionStatus,
+    StageStatus,
+    TrainingStatus,
+)
 from ratchet_operator.clients.events import Subject
 from ratchet_operator.domain import gate, retries, stages, versions
 from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditions, version_phase
@@ -21,7 +28,7 @@ from ratchet_operator.errors import InvalidObject
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.stages import Owner, StageRequest
 from ratchet_operator.reconcile import jobs, progress
-from ratchet_operator.reconcile.conditions import first, newly_stalled, stalled_delay, unreadable
+from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
 
 
@@ -110,6 +117,8 @@ class VersionPass:
 
     async def _stage(self, cycle: ImprovementCycle, name: versions.Next) -> None:
         entry = versions.stage(self.version, name)
+        if entry is not None and name == "evaluate" and versions.outdated(self.version, cycle.status):
+            entry = self._repeat(entry)
         if entry is None or stages.retry_due(entry, self.now):
             await self._plan(cycle, name, entry)
             return
@@ -134,6 +143,17 @@ class VersionPass:
                 numbers = await progress.training(self.ctx, self.version, cycle, self.now)
                 self._update(training=numbers or self.version.status.training)
 
+    def _repeat(self, done: StageStatus) -> StageStatus:
+        """Another champion serves than the one that the version was proven against: the proof begins anew."""
+        before = self.version.status.evaluation
+        attempts = done.attempts.model_copy(update={"repeated": done.attempts.repeated + 1})
+        entry = StageStatus(stage="evaluate", attempts=attempts)
+        self._update(evaluation=None)
+        self._store(entry)
+        text = f"proven against {before.champion if before else '?'}, which serves no more: it is evaluated again"
+        self.events.append((False, Reason.PENDING, text))
+        return entry
+
     async def _plan(self, cycle: ImprovementCycle, name: versions.Next, entry: StageStatus | None) -> None:
         if cycle.spec.suspend:
             raise Stop(waiting=Remark(Reason.SUSPENDED, f"the cycle is suspended: {name} starts when it is resumed"))
@@ -142,6 +162,10 @@ class VersionPass:
         if missing is not None:
             raise Stop(stalled=missing)
         self._store(stages.planned(entry, name, request.name))
+        made_by = cycle.status.run
+        if made_by is not None and made_by.version == self.version.metadata.name and made_by.dataset is not None:
+            known = self.version.status.training or TrainingStatus()
+            self._update(training=known.model_copy(update={"examples": known.examples or made_by.dataset.examples}))
         self.request = request
         self.wake.append(self.ctx.settings.pace.training)
         reason = Reason.TRAINING if name == "train" else Reason.EVALUATING
@@ -234,6 +258,8 @@ class VersionPass:
                 return
             artifacts = status.artifacts.model_copy(update={"adapter": report.artifact})
             training = report.training or status.training
+            if training is not None and training.examples is None and status.training is not None:
+                training = training.model_copy(update={"examples": status.training.examples})
             self._update(artifacts=artifacts, training=training, provenance=provenance)
             self.events.append((False, Reason.SUCCEEDED, f"trained: {report.message or report.artifact.digest}"))
             return
@@ -300,7 +326,9 @@ class VersionPass:
         if stalled is not None:
             self.events.append((True, Reason(stalled.reason), stalled.message))
         if status.dump() != self.before.status.dump():
-            await self.ctx.kube.write_version_status(self.before, status)
+            conditions = self.before.status.conditions
+            async with said_if_refused(self.ctx, "ModelVersion", self.before.metadata, conditions):
+                await self.ctx.kube.write_version_status(self.before, status)
         subject = Subject("ModelVersion", self.version.metadata)
         for warning, reason, message in self.events:
             await self.ctx.events.post(subject, "Warning" if warning else "Normal", reason, message, self.now)
