@@ -203,12 +203,6 @@ def test_known_good() -> None:
     assert ledger.is_known_good(status(rejected=forgiven), OTHER)
 
 
-def test_returned_versions_are_known() -> None:
-    assert ledger.was_returned(settled("Returned"), "assistant-7")
-    assert not ledger.was_returned(settled("Promoted"), "assistant-7")
-    assert not ledger.was_returned(status(), "assistant-7")
-
-
 class TestRetired:
     """An arm without traffic is kept until its answers have ended."""
 

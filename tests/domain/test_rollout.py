@@ -199,6 +199,15 @@ class TestWeightInForce:
         move = rollout.advance(self.fresh, SPEC, seen(5, fails(after(7))), after(7))
         assert (move.status.decision, move.status.checks) == (None, [])
 
+    def test_nor_is_one_from_a_little_earlier(self) -> None:
+        move = rollout.advance(self.fresh, SPEC, seen(5, fails(after(6.9))), after(7))
+        assert (move.status.decision, move.status.checks) == (None, [])
+
+    def test_the_first_look_is_an_interval_after_that(self) -> None:
+        status = rollout.advance(self.fresh, SPEC, seen(5), after(30)).status
+        assert not rollout.measurement_due(status, SPEC, after(39))
+        assert rollout.measurement_due(status, SPEC, after(40))
+
     def test_a_lapse_stops_the_counting_but_keeps_the_evidence(self) -> None:
         status = look(canary(), SPEC, 10, passes(after(10))).status
         lapse = rollout.advance(status, SPEC, seen(None, fails(after(20))), after(20))
@@ -337,6 +346,11 @@ class TestFailing:
         assert status.weight == 50
         status = look(status, spec, 71).status
         assert look(status, spec, 81, fails(after(81))).status.decision is None
+
+    def test_a_limit_lowered_meanwhile_needs_another_failure(self) -> None:
+        status = look(canary(), policy(failure_limit=2), 10, fails(after(10))).status
+        assert look(status, SPEC, 20, unknown(after(20))).status.decision is None
+        assert outcome(look(status, SPEC, 20, fails(after(20)))) == ("RolledBack", "CheckFailed")
 
     def test_suspended_still_rolls_back(self) -> None:
         assert outcome(look(canary(), SPEC, 10, fails(after(10)), suspended=True)) == ("RolledBack", "CheckFailed")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import pytest
+
 from ratchet_api.cycle import RolloutStatus
 from ratchet_api.rollout import Metric, Rollout
 from ratchet_operator.domain import queries, rollout
@@ -129,6 +131,7 @@ def errors_in_the_bake(name: str, status: RolloutStatus, now: datetime) -> float
     return 0.1 if late and name == "errors" else 0.0
 
 
+@pytest.mark.slow
 def test_equal_versions_are_promoted() -> None:
     """A/A: the false rollbacks of 40 rollouts, each with some 60 looks at two metrics."""
     ends = [simulate(seed, equal) for seed in range(40)]

@@ -121,6 +121,7 @@ def _binomial(generator: random.Random, n: int, p: float) -> int:
     return sum(generator.random() < p for _ in range(n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "excess", "candidate_share", "least"),
     [

@@ -166,12 +166,6 @@ def is_known_good(status: ImprovementCycleStatus, digest: str) -> bool:
     return good is not None and (bad is None or good > bad)
 
 
-def was_returned(status: ImprovementCycleStatus, version: str) -> bool:
-    """Whether this version's last rollout was Returned: it is not tried again by itself."""
-    last = next((entry for entry in reversed(status.history) if entry.version == version), None)
-    return last is not None and last.outcome == "Returned"
-
-
 def expired(status: ImprovementCycleStatus, spec: ImprovementCycleSpec, now: datetime) -> list[RetiredArm]:
     """Retired arms whose scaleDownDelay is over and that no arm in service uses."""
     used = _in_service(status)

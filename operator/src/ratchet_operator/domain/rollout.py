@@ -146,7 +146,7 @@ def _forward(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now
         events += _failed_looks(status, spec)
     if decision := _hold_expired(status, spec, now):
         return _roll_back(status, decision, seen, now)
-    if fresh and status.held_since is None and not seen.suspended and seen.candidate.whole:
+    if fresh and not seen.suspended and seen.candidate.whole:
         if status.phase == "Canary" and _may_rise(status, spec, now):
             return _next_step(status, spec, events, now)
         if status.phase == "Baking" and _may_promote(status, spec, now):
@@ -182,7 +182,6 @@ def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], 
             "step_since": now,
             "unconfirmed_since": now if moved else None,
             "measured_at": now,
-            "held_since": None,
             "checks": [_blank(check) for check in status.checks],
         }
     )
@@ -336,7 +335,7 @@ def _failure_limit(metric: Metric, spec: Rollout) -> int:
     return spec.failure_limit if metric.failure_limit is None else metric.failure_limit
 
 
-def hold_reason(status: RolloutStatus, spec: Rollout, now: datetime) -> str | None:
+def _hold_reason(status: RolloutStatus, spec: Rollout, now: datetime) -> str | None:
     """Why the evidence is missing, in words; None when it is not, or not for long enough to speak of a hold."""
     if status.phase not in ("Canary", "Baking"):
         return None
@@ -355,7 +354,7 @@ def _waits(status: RolloutStatus, check: Check) -> bool:
 
 
 def _hold(status: RolloutStatus, spec: Rollout, now: datetime) -> tuple[RolloutStatus, tuple[Event, ...]]:
-    reason = hold_reason(status, spec, now)
+    reason = _hold_reason(status, spec, now)
     if (reason is None) == (status.held_since is None):
         return status, ()
     if reason is not None:
@@ -372,7 +371,7 @@ def _phase_reason(status: RolloutStatus) -> Reason:
 def _hold_expired(status: RolloutStatus, spec: Rollout, now: datetime) -> RolloutDecision | None:
     if status.held_since is None or now - status.held_since <= spec.max_hold:
         return None
-    reason = hold_reason(status, spec, now)
+    reason = _hold_reason(status, spec, now)
     message = f"held for {_long(now - status.held_since)}, limit {_long(spec.max_hold)}: {reason}"
     return _decision("Returned", Reason.HOLD_EXPIRED, message, now)
 
