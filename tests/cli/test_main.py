@@ -48,6 +48,7 @@ def test_a_demo_beside_a_running_one_is_refused(
     monkeypatch.setattr(Platform, "attach", lambda state: state)
     assert main(["demo", "--state", str(tmp_path), "--checkout", str(repository), "--until", "1"]) == 1
     assert "ratchet local down --state" in capsys.readouterr().out
+    assert not (tmp_path / "summary.json").exists()
 
 
 def test_a_platform_that_does_not_start_ends_the_story_with_its_sentence(

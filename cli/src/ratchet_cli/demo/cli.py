@@ -55,8 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
         settings.state.mkdir(parents=True, exist_ok=True)
         with terminating():
-            from ratchet_cli.demo.tale import Tale  # slow to import: after the first line on screen
+            # Slow to import, hence after the first line on screen.
+            from ratchet_cli.demo.platform import require_nobody_else
+            from ratchet_cli.demo.tale import Tale
 
+            require_nobody_else(settings.platform_state)
             return _tell(Tale(settings, screen))
     except Unprepared as error:
         screen.bad(str(error))

@@ -144,9 +144,12 @@ def _show(tale: Tale, summary: Summary) -> None:
     for fact in summary.facts:
         if not fact.holds:
             screen.bad(f"differs: {fact.text}")
-    (screen.good if summary.ok else screen.bad)(
-        "the story came out as told" if summary.ok else f"the story did not come out as told {summary.error}".rstrip()
-    )
+    if not summary.ok:
+        screen.bad(f"the story did not come out as told{': ' if summary.error else ''}{summary.error}")
+    elif summary.told_until < LAST_STEP - 1:
+        screen.good(f"as far as it was told, up to step {summary.told_until}, the story came out as it should")
+    else:
+        screen.good("the story came out as told")
     screen.say(f"{tale.settings.state / 'summary.json'}")
     screen.say(f"{tale.settings.state / 'report.html'}")
 

@@ -30,8 +30,7 @@ SECRET = "storage"
 
 @contextmanager
 def running(settings: Settings, screen: Screen, stay: Callable[[], bool]) -> Iterator[Platform]:
-    """A fresh platform, ended with the block unless it was to be kept and `stay()` says so then."""
-    with_nobody_else(settings.platform_state)
+    """A fresh platform (`require_nobody_else` comes first), ended with the block unless it was to be kept and `stay()` says so then."""
     shutil.rmtree(settings.platform_state, ignore_errors=True)
     platform = Platform(PlatformConfig(state=settings.platform_state, name="demo"), progress=screen.say)
     platform.up(detach=settings.keep)
@@ -50,8 +49,8 @@ def without_proxies() -> None:
         os.environ.pop(name.upper(), None)
 
 
-def with_nobody_else(state: Path) -> None:
-    """Raises Unprepared when a platform runs in this folder: two would share their data."""
+def require_nobody_else(state: Path) -> None:
+    """Raises Unprepared when a platform runs in this folder: its data, and the last story's results, are its own."""
     try:
         Platform.attach(state)
     except (NotRunning, FileNotFoundError):
