@@ -30,7 +30,10 @@ SECRET = "storage"
 
 @contextmanager
 def running(settings: Settings, screen: Screen, stay: Callable[[], bool]) -> Iterator[Platform]:
-    """A fresh platform (`require_nobody_else` comes first), ended with the block unless it was to be kept and `stay()` says so then."""
+    """A fresh platform, ended with the block unless it was to be kept and `stay()` says so then.
+
+    `require_nobody_else` comes first: what lies in the folder goes.
+    """
     shutil.rmtree(settings.platform_state, ignore_errors=True)
     platform = Platform(PlatformConfig(state=settings.platform_state, name="demo"), progress=screen.say)
     platform.up(detach=settings.keep)
