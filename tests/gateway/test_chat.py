@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from ratchet_gateway.settings import Limits
+from ratchet_gateway.spool import Spool
 
 from .support import FakeArm, MakeArm, MakeFront, chunks, completion, drop_connection, eventually, table_of
 
@@ -108,9 +109,8 @@ async def test_chunks_are_passed_on_as_they_come(make_arm: MakeArm, make_front: 
     assert [word for word in words if word] == ["one ", "two "]
 
 
-async def test_the_record_is_durable_before_done_is_sent(make_arm: MakeArm, make_front: MakeFront) -> None:
-    front = await make_front(table_of([await make_arm("assistant-1", "one two")]))
-    spool = front.gateway.spool
+def hold_flushes(spool: Spool) -> asyncio.Event:
+    """The spool writes nothing until the event is set."""
     flush, held = spool._flush, asyncio.Event()
 
     async def slow() -> None:
@@ -118,6 +118,12 @@ async def test_the_record_is_durable_before_done_is_sent(make_arm: MakeArm, make
         await flush()
 
     spool._flush = slow  # type: ignore[method-assign]
+    return held
+
+
+async def test_the_record_is_durable_before_done_is_sent(make_arm: MakeArm, make_front: MakeFront) -> None:
+    front = await make_front(table_of([await make_arm("assistant-1", "one two")]))
+    held = hold_flushes(front.gateway.spool)
     body = {"model": "assistant", "messages": HELLO, "stream": True}
     async with front.http.post("/v1/chat/completions", json=body) as response:
         got = b""
@@ -127,6 +133,16 @@ async def test_the_record_is_durable_before_done_is_sent(make_arm: MakeArm, make
             await asyncio.wait_for(response.content.readany(), 0.3)
         held.set()
         assert await response.content.read() == b"data: [DONE]\n\n"
+
+
+async def test_the_record_is_durable_before_a_whole_answer_is_sent(make_arm: MakeArm, make_front: MakeFront) -> None:
+    front = await make_front(table_of([await make_arm("assistant-1")]))
+    held = hold_flushes(front.gateway.spool)
+    asking = asyncio.create_task(front.ask())
+    await eventually(lambda: bool(front.gateway.spool._pending), "the record")
+    assert not (await asyncio.wait({asking}, timeout=0.3))[0]
+    held.set()
+    assert (await asking).status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
