@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -109,8 +111,9 @@ async def test_chunks_are_passed_on_as_they_come(make_arm: MakeArm, make_front: 
     assert [word for word in words if word] == ["one ", "two "]
 
 
-def hold_flushes(spool: Spool) -> asyncio.Event:
-    """The spool writes nothing until the event is set."""
+@contextmanager
+def held_flushes(spool: Spool) -> Iterator[asyncio.Event]:
+    """The spool writes nothing until the event is set, or the block is left."""
     flush, held = spool._flush, asyncio.Event()
 
     async def slow() -> None:
@@ -118,14 +121,18 @@ def hold_flushes(spool: Spool) -> asyncio.Event:
         await flush()
 
     spool._flush = slow  # type: ignore[method-assign]
-    return held
+    try:
+        yield held
+    finally:
+        held.set()
 
 
 async def test_the_record_is_durable_before_done_is_sent(make_arm: MakeArm, make_front: MakeFront) -> None:
     front = await make_front(table_of([await make_arm("assistant-1", "one two")]))
-    held = hold_flushes(front.gateway.spool)
     body = {"model": "assistant", "messages": HELLO, "stream": True}
-    async with front.http.post("/v1/chat/completions", json=body) as response:
+    asking = front.http.post("/v1/chat/completions", json=body)
+    with held_flushes(front.gateway.spool) as held:
+        response = await asking
         got = b""
         while b'"finish_reason":"stop"' not in got:
             got += await response.content.readany()
@@ -137,11 +144,10 @@ async def test_the_record_is_durable_before_done_is_sent(make_arm: MakeArm, make
 
 async def test_the_record_is_durable_before_a_whole_answer_is_sent(make_arm: MakeArm, make_front: MakeFront) -> None:
     front = await make_front(table_of([await make_arm("assistant-1")]))
-    held = hold_flushes(front.gateway.spool)
-    asking = asyncio.create_task(front.ask())
-    await eventually(lambda: bool(front.gateway.spool._pending), "the record")
-    assert not (await asyncio.wait({asking}, timeout=0.3))[0]
-    held.set()
+    with held_flushes(front.gateway.spool):
+        asking = asyncio.create_task(front.ask())
+        await eventually(lambda: bool(front.gateway.spool._pending), "the record")
+        assert not (await asyncio.wait({asking}, timeout=0.3))[0]
     assert (await asking).status == 200
 
 
