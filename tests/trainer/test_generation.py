@@ -79,6 +79,18 @@ def test_joining_leaving_and_cancelling_change_nobody_elses_answer(model: Any, m
             assert conversation.tokens == expected
 
 
+def test_an_answer_may_end_while_others_still_wait_to_be_read(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All slots are taken, but only the first few prompts are read: the last one moves before its slot has memory."""
+    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 16)
+    engine = Engine(model, NEVER, 32, 128)
+    conversations = [Conversation(prompt, 1) for prompt in prompts(32, seed=4)]
+    for conversation in conversations:
+        engine.add(conversation)
+    drain(engine)
+    for conversation in conversations:
+        assert conversation.tokens == by_transformers(model, list(conversation.prompt), 1)
+
+
 def test_common_beginnings_are_computed_once(model: Any) -> None:
     seen = []
     original = model.forward

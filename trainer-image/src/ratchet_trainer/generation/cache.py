@@ -93,6 +93,8 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first `length` tokens of one slot into another."""
+        if not length:
+            return  # A conversation that waits to be read may hold a slot that there is no memory for yet.
         self._grow(target + 1, length)
         for stored in self._layers:
             stored[:, target, :, :length] = stored[:, source, :, :length]
