@@ -145,7 +145,9 @@ def _judged_at_the_gate(tale: Tale, name: str, timeout: float, accepted: bool) -
 
     def decided(view: View) -> bool:
         version = view.versions.get(name)
-        condition = None if version is None else find(version.status.conditions, ConditionType.ACCEPTED)
+        if version is None or version.status.phase == "Failed":
+            return False
+        condition = find(version.status.conditions, ConditionType.ACCEPTED)
         return condition is not None and condition.status != "Unknown" and condition.reason != Reason.PENDING
 
     def failed(view: View) -> str | None:
