@@ -1,0 +1,220 @@
+"""Answers of Prometheus, the gateway and the arms, as they come over the wire: also the odd ones."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from operator_fake import FakeApi
+
+from ratchet_api.names import GATEWAY_LABELS
+from ratchet_api.reasons import Reason
+from ratchet_operator.clients.arms import Arms
+from ratchet_operator.clients.gateway import Gateway, Routes, weight_in_force
+from ratchet_operator.clients.http import Http
+from ratchet_operator.clients.kube import Kube
+from ratchet_operator.clients.prometheus import Prometheus, parsed
+from ratchet_operator.clients.transport import AlreadyExists, NotFound, translated
+from ratchet_operator.domain.analysis import NoSample, Sample
+from ratchet_operator.domain.queries import ArmQueries
+from ratchet_operator.errors import Conflict, Forbidden, Stalling, Unavailable
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve = Callable[[str, Handler], Awaitable[int]]
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    session = Http()
+    yield session
+    await session.close()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Serve one path on 127.0.0.1; gives the port."""
+    runners: list[web.AppRunner] = []
+
+    async def start(path: str, handler: Handler) -> int:
+        app = web.Application()
+        app.router.add_get(path, handler)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        runners.append(runner)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        server = site._server
+        assert isinstance(server, asyncio.Server)
+        return int(server.sockets[0].getsockname()[1])
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
+
+
+def vector(*values: str) -> dict[str, object]:
+    return {"status": "success", "data": {"resultType": "vector", "result": [{"value": [1, v]} for v in values]}}
+
+
+def scalar(value: str) -> dict[str, object]:
+    return {"status": "success", "data": {"resultType": "scalar", "result": [1, value]}}
+
+
+@pytest.mark.parametrize(
+    ("body", "reading"),
+    [
+        (vector("41.5"), Sample(41.5)),
+        (vector("0"), Sample(0.0)),
+        (scalar("3"), Sample(3.0)),
+        (vector(), "NoData"),
+        (vector("NaN"), "NoData"),
+        (vector("+Inf"), "NoData"),
+        (vector("1", "2"), "ManySeries"),
+        (vector("x"), "QueryError"),
+        ({"status": "success", "data": {"resultType": "matrix", "result": []}}, "QueryError"),
+        ({"status": "error", "error": "bad_data: parse error"}, "QueryError"),
+        ([], "QueryError"),
+        (None, "QueryError"),
+        ({"status": "success"}, "QueryError"),
+        ({"status": "success", "data": {"resultType": "vector", "result": [{}]}}, "QueryError"),
+    ],
+)
+def test_exactly_one_finite_number(body: object, reading: object) -> None:
+    found = parsed(200, body)
+    if isinstance(reading, Sample):
+        assert found == reading
+    else:
+        assert isinstance(found, NoSample)
+        assert found.reason == reading
+        assert found.message
+
+
+async def test_a_query_over_the_wire(http: Http, serve: Serve) -> None:
+    asked: list[str] = []
+
+    async def query(request: web.Request) -> web.Response:
+        asked.append(request.query["query"])
+        return web.json_response(vector("7"))
+
+    prometheus = Prometheus(http, f"http://127.0.0.1:{await serve('/api/v1/query', query)}")
+    readings = await prometheus.arm(ArmQueries(bad='sum(x{version="a"})', all="sum(y)"))
+    assert (readings.bad, readings.all, readings.value) == (Sample(7.0), Sample(7.0), None)
+    assert sorted(asked) == ['sum(x{version="a"})', "sum(y)"]
+    assert await prometheus.number("z") == 7.0
+
+
+async def test_prometheus_is_away_or_talks_nonsense(http: Http, serve: Serve) -> None:
+    away = await Prometheus(http, "http://127.0.0.1:1").reading("up")
+    assert isinstance(away, NoSample)
+    assert away.reason == "QueryError"
+
+    async def html(request: web.Request) -> web.Response:
+        return web.Response(status=502, text="<html>Bad Gateway</html>")
+
+    nonsense = await Prometheus(http, f"http://127.0.0.1:{await serve('/api/v1/query', html)}").reading("up")
+    assert isinstance(nonsense, NoSample)
+    assert nonsense.reason == "QueryError"
+
+
+def gateway_pods(api: FakeApi, *ready: bool) -> None:
+    for number, state in enumerate(ready):
+        api.objects[("/api/v1/namespaces/system/pods", f"gateway-{number}")] = {
+            "metadata": {"name": f"gateway-{number}", "labels": dict(GATEWAY_LABELS)},
+            "status": {"podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "True" if state else "False"}]},
+        }
+
+
+async def test_weights_are_those_of_the_ready_gateways(http: Http, serve: Serve) -> None:
+    async def routes(request: web.Request) -> web.Response:
+        return web.json_response({"cycles": {"default/assistant": {"a": 75, "b": 25}}, "more": 1})
+
+    api = FakeApi()
+    gateway_pods(api, True, False, True)
+    gateway = Gateway(http, Kube(api), "system", port=await serve("/routes", routes))
+    answers = await gateway.routes()
+    assert answers is not None
+    assert len(answers) == 2
+    assert weight_in_force(answers, "default/assistant", "b") == 25
+
+
+@pytest.mark.parametrize("body", ["not json", '{"cycles": {"default/assistant": {"a": "many"}}}'])
+async def test_a_gateway_that_makes_no_sense_is_not_believed(http: Http, serve: Serve, body: str) -> None:
+    async def routes(request: web.Request) -> web.Response:
+        return web.Response(text=body, content_type="application/json")
+
+    api = FakeApi()
+    gateway_pods(api, True)
+    assert await Gateway(http, Kube(api), "system", port=await serve("/routes", routes)).routes() is None
+
+
+async def test_no_gateway_knows_nothing(http: Http) -> None:
+    api = FakeApi()
+    assert await Gateway(http, Kube(api), "system").routes() is None
+    gateway_pods(api, True)
+    assert await Gateway(http, Kube(api), "system", port=1).routes() is None
+
+
+def routes(*weights: dict[str, int] | None) -> list[Routes]:
+    return [Routes(cycles={"n/c": found} if found is not None else {}) for found in weights]
+
+
+@pytest.mark.parametrize(
+    ("answers", "weight"),
+    [
+        (None, None),
+        (routes({"a": 95, "b": 5}), 5),
+        (routes({"b": 5}, {"b": 5}), 5),
+        (routes({"b": 5}, {"b": 25}), None),
+        (routes({"b": 5}, {}), None),
+        (routes({}, {}), 0),
+        (routes(None), None),
+        (routes({"b": 5}, None), None),
+        ([], None),
+    ],
+    ids=["no answer", "one", "agree", "differ", "one knows nothing", "none sends", "no cycle", "half", "nobody"],
+)
+def test_a_weight_is_in_force_when_all_say_so(answers: list[Routes] | None, weight: int | None) -> None:
+    assert weight_in_force(answers, "n/c", "b") == weight
+
+
+async def test_an_arm_lists_its_model(http: Http, serve: Serve) -> None:
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": "assistant-1", "object": "model"}]})
+
+    async def busy(request: web.Request) -> web.Response:
+        return web.Response(status=503)
+
+    port, away = await serve("/v1/models", models), await serve("/v1/models", busy)
+    arms = Arms(http)
+    assert await arms.serves(["127.0.0.1"], port, "assistant-1") is True
+    assert await arms.serves(["127.0.0.1"], port, "assistant-2") is False
+    assert await arms.serves(["127.0.0.1"], away, "assistant-1") is None
+    assert await arms.serves([], port, "assistant-1") is None
+    assert await arms.serves(["127.0.0.1"], 1, "assistant-1") is None
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "kind"),
+    [
+        ("get", 404, NotFound),
+        ("put", 409, Conflict),
+        ("post", 409, AlreadyExists),
+        ("get", 403, Forbidden),
+        ("patch", 422, Stalling),
+        ("post", 400, Stalling),
+        ("get", 429, Unavailable),
+        ("get", 500, Unavailable),
+        ("get", 503, Unavailable),
+    ],
+)
+def test_what_a_status_code_means(method: str, status: int, kind: type[Exception]) -> None:
+    error = translated(method, "/apis/x", status, "words")
+    assert type(error) is kind
+    assert "words" in str(error)
+    if isinstance(error, Stalling):
+        assert error.reason is Reason.INVALID_SPEC
+
+
+def test_a_namespace_that_ends_or_a_quota_is_no_lack_of_rights() -> None:
+    assert isinstance(translated("post", "/x", 403, "exceeded quota: pods"), Stalling)
+    assert isinstance(translated("post", "/x", 403, "namespace x is being terminated"), Stalling)

@@ -1,0 +1,55 @@
+"""The command line: what it takes, and what it says when it does not."""
+
+import pytest
+
+from ratchet_operator.settings import Address, parse
+
+RIGHT = [
+    "run", "--gateway-namespace", "ratchet-system", "--prometheus-url", "http://prometheus:9090/",
+    "--trainer-image", "t", "--vllm-image", "v", "--health-address", "127.0.0.1:8081",
+    "--metrics-address", "[::1]:9090",
+]  # fmt: skip
+
+
+def test_a_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_NAME", "operator-0")
+    settings, level = parse([*RIGHT, "--namespace", "a", "--namespace", "b", "--leader-election-namespace", "system"])
+    assert settings.namespaces == ("a", "b")
+    assert settings.prometheus_url == "http://prometheus:9090"
+    assert settings.health == Address("127.0.0.1", 8081)
+    assert settings.metrics == Address("::1", 9090)
+    assert settings.election is not None
+    assert settings.election.identity.startswith("operator-0-")
+    assert settings.election.renew_deadline < settings.election.duration
+    assert level == "info"
+
+
+def test_without_election_there_is_one_operator() -> None:
+    assert parse(RIGHT)[0].election is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--health-address", "8081", "write HOST:PORT"),
+        ("--health-address", "127.0.0.1:99999", "write HOST:PORT"),
+        ("--prometheus-url", "prometheus:9090", "write for example http://"),
+    ],
+)
+def test_a_wrong_one_is_told_what_to_write(
+    flag: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = list(RIGHT)
+    arguments[arguments.index(flag) + 1] = value
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_help_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["run", "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for argument in ("--gateway-namespace", "--prometheus-url", "--leader-election-namespace", "--health-address"):
+        assert argument in said
