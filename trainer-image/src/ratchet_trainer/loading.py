@@ -5,6 +5,7 @@ not before: a stage that only moves files should start at once.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -73,13 +74,12 @@ def load_adapters(model: Any, folders: Mapping[str, Path]) -> Callable[[str], Ab
 
     wrapped: Any = None
     for name, folder in folders.items():
-        try:
+        with _fitting(f"the {name}'s adapter"):
             if wrapped is None:
                 wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
             else:
                 wrapped.load_adapter(str(folder), adapter_name=name)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise _misfit(f"the {name}'s adapter", error) from None
+            _check_all_loaded(wrapped, folder, name)
     model.eval()
 
     @contextmanager
@@ -100,14 +100,37 @@ def merged(model: Any, folder: Path) -> Any:
     """The base model with an adapter's weights added into its own: as fast as the bare base. Raises DataError."""
     from peft import PeftModel
 
-    try:
-        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise _misfit("the adapter", error) from None
+    with _fitting("the adapter"):
+        wrapped = PeftModel.from_pretrained(model, str(folder))
+        _check_all_loaded(wrapped, folder, "default")
+        return wrapped.merge_and_unload(safe_merge=True)
 
 
-def _misfit(what: str, error: Exception) -> DataError:
-    return DataError(f"{what} does not fit the base model ({_first_line(error)}): it was trained on another one")
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    """Errors of loading an adapter as a DataError."""
+    with warnings.catch_warnings():
+        # peft only warns of keys that find no place; `_check_all_loaded` refuses them.
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+        try:
+            yield
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            text = f"{what} does not fit the base model ({_first_line(error)}): it was trained on another one"
+            raise DataError(text) from None
+
+
+def _check_all_loaded(wrapped: Any, folder: Path, name: str) -> None:
+    """Raises ValueError unless the file's LoRA matrices are those of the model, one by one."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        there = {key for key in file.keys() if ".lora_" in key}  # noqa: SIM118  # safe_open is no mapping
+    state = get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False)
+    wanted = {key for key in state if ".lora_" in key}
+    if there != wanted:
+        odd = sorted(there ^ wanted)[0]
+        raise ValueError(f"{len(there ^ wanted)} matrices have no counterpart, for example {odd}")
 
 
 def pick_device() -> Any:

@@ -142,6 +142,7 @@ def _folder_digest(path: Path, ref: BaseModelRef) -> str:
 
 def _from_hub(rest: str, folder: Path) -> Path:
     """`org/name@revision` from the model hub (HF_ENDPOINT, HF_TOKEN and the like are huggingface_hub's own)."""
+    import httpx2  # huggingface_hub's own HTTP client, whose errors it lets through
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -170,7 +171,7 @@ def _from_hub(rest: str, folder: Path) -> Path:
             Reason.MISSING_BASE_MODEL,
             f"{uri} cannot be fetched because HF_HUB_OFFLINE is set: unset it, or put the model into s3:// storage",
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise TryAgain(f"{uri} could not be fetched ({type(error).__name__}): check the way to the hub") from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return folder

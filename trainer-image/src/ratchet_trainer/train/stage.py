@@ -154,7 +154,7 @@ class _Journal:
 def _save(model: Any, folder: Path, base_uri: str) -> None:
     """The adapter's two files, free of what differs between equal runs (set order, paths of this machine)."""
     scratch = folder.with_name(f"{folder.name}-raw")
-    model.save_pretrained(scratch, safe_serialization=True)
+    model.save_pretrained(scratch, safe_serialization=True, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
     (scratch / ADAPTER_WEIGHTS).rename(folder / ADAPTER_WEIGHTS)
     config = json.loads((scratch / ADAPTER_CONFIG).read_text())
