@@ -102,7 +102,7 @@ class Reflector(Generic[View]):
             async for event in _events(response):
                 self._take(event)
         finally:
-            response.close()
+            _cut(response)
 
     def _take(self, event: dict[str, Any]) -> None:
         kind, raw = event.get("type"), event.get("object", event)
@@ -126,6 +126,14 @@ class Reflector(Generic[View]):
             log.error("%s %s/%s cannot be understood and is ignored: %s", self.name, meta.namespace, meta.name, error)
             if meta.uid in self.items:
                 items[meta.uid] = self.items[meta.uid]
+
+
+def _cut(response: aiohttp.ClientResponse) -> None:
+    """Ends a watch at once: a polite end of TLS would wait for the server, which may be gone."""
+    transport = None if response.connection is None else response.connection.transport
+    if transport is not None:
+        transport.abort()
+    response.close()
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
