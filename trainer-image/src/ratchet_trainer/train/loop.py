@@ -22,7 +22,7 @@ from ratchet_trainer.train.encode import Example
 from ratchet_trainer.train.packing import PackedBatch, pack, plan
 
 SPEED_STEPS = 20
-"""Speed and the reported loss are means over this many last steps."""
+"""Speed is a mean over this many last steps; the reported loss over as many, but over no more than a fifth of all."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,10 @@ def run(
     forward: Forward,
     on_step: Callable[[StepRecord], None],
 ) -> StepRecord:
-    """Trains the adapter of `model` and gives back the last step's record, its loss being the mean of the last
-    SPEED_STEPS steps. Raises UserError when the loss is no number any more."""
+    """Trains the adapter of `model` and gives back the last step's record, its loss being the mean of the last steps.
+
+    Raises UserError when the loss is no number any more.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=0.0, weight_decay=float(hyper.weight_decay))
     steps = steps_of(len(examples), hyper)
@@ -163,7 +165,7 @@ def run(
         )  # fmt: skip
         on_step(record)
     assert record is not None
-    return _with_mean_loss(record, recent)
+    return _with_mean_loss(record, recent[-math.ceil(steps / 5) :])
 
 
 def _backward(model: Any, batch: Sequence[Example], micro_batch: int, forward: Forward) -> tuple[float, int]:
