@@ -459,3 +459,23 @@ async def test_a_status_that_is_refused_is_said(fake_world: World) -> None:
     said = {c.type: c for c in (await world.cycle()).status.conditions}["Stalled"]
     assert (said.status, said.reason) == ("True", "InternalError")
     assert "status.phase: too long" in said.message
+
+
+async def test_other_weights_under_the_champion_s_name_are_not_served(fake_world: World) -> None:
+    """A spec is immutable, but an object can be deleted and applied again: no way around the gate."""
+    world = fake_world
+    await serving(world)
+    await world.apply(version_manifest(world.namespace, "mine"))
+    await world.settle()
+    await world.finish("evaluate", evaluated())
+    await champion(world, "mine")
+    before = await world.raw.request("get", f"/apis/apps/v1/namespaces/{world.namespace}/deployments/mine-arm")
+    await world.remove("ModelVersion", "mine")
+    await world.settle()
+    assert list(await world.deployments()) == ["mine-arm"], "what serves goes on serving"
+    await world.apply(version_manifest(world.namespace, "mine", letter="c"))
+    await world.settle()
+    assert await world.raw.request("get", f"/apis/apps/v1/namespaces/{world.namespace}/deployments/mine-arm") == before
+    said = {c.type: c for c in (await world.version("mine")).status.conditions}["Stalled"]
+    assert (said.status, said.reason) == ("True", "InvalidSpec")
+    assert "apply this one under a new name" in said.message

@@ -182,6 +182,7 @@ def test_every_end_has_its_words(outcome: Any) -> None:
 
 def version(name: str = "v", letter: str = "b", **status: Any) -> ModelVersion:
     manifest = version_manifest("default", name, letter)
+    manifest["metadata"]["uid"] = f"uid of {name}"
     manifest["metadata"]["creationTimestamp"] = (NOW - timedelta(hours=1)).isoformat()
     found = ModelVersion.model_validate(manifest)
     return found.model_copy(update={"status": found.status.model_copy(update=status)})
@@ -205,15 +206,18 @@ def proven(name: str = "v", champion: str = "assistant-0", **more: Any) -> Model
 
 def serving(name: str = "assistant-0", **fields: Any) -> ImprovementCycleStatus:
     status = ImprovementCycleStatus.model_validate(fields)
-    return status.model_copy(update={"serving": status.serving.model_copy(update={"stable": new_arm(name, NOW)})})
+    stable = new_arm(name, "" if name == "assistant-0" else digest("b"), NOW)
+    return status.model_copy(update={"serving": status.serving.model_copy(update={"stable": stable})})
 
 
-def rollout(name: str, phase: str, outcome: str | None = None, at: datetime = NOW) -> RolloutStatus:
+def rollout(
+    name: str, phase: str, outcome: str | None = None, at: datetime = NOW, uid: str = "uid of v"
+) -> RolloutStatus:
     decision = outcome and RolloutDecision.model_validate(
         {"outcome": outcome, "reason": "CheckFailed", "message": "worse", "at": at}
     )
     return RolloutStatus.model_validate(
-        {"version": name, "digest": digest("b"), "phase": phase, "started_at": at, "step_since": at}
+        {"version": name, "uid": uid, "digest": digest("b"), "phase": phase, "started_at": at, "step_since": at}
     ).model_copy(update={"decision": decision or None})
 
 
@@ -306,8 +310,14 @@ def test_a_return_blames_nobody() -> None:
 
 def test_an_earlier_object_s_rollout_is_not_mine() -> None:
     """Deleted and applied again under the same name."""
-    before = rollout("v", "Done", "RolledBack", at=NOW - timedelta(days=1))
+    before = rollout("v", "Done", "RolledBack", uid="of another one")
     assert versions.own_decision(version(), serving(rollout=before)) is None
+    assert versions.place(version(), serving(rollout=rollout("v", "Canary", uid="of another one"))) is None
+
+
+def test_other_weights_under_the_champion_s_name_do_not_serve() -> None:
+    assert versions.place(version("champion"), serving("champion")) == "Serving"
+    assert versions.place(version("champion", letter="c"), serving("champion")) is None
 
 
 def test_what_was_decided_stays_decided_when_the_cycle_forgets() -> None:

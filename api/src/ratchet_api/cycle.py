@@ -158,6 +158,8 @@ class Arm(Observed):
     """Name of the Deployment."""
     model_name: str
     """What the arm's server calls the model; people never see it."""
+    digest: str = ""
+    """Digest of the adapter that it serves; empty for the base model. Another version of the same name is not served."""
     port: int
     """Port of the OpenAI API on the arm's pods."""
     weight: int = 0
@@ -279,6 +281,8 @@ class RolloutStatus(Observed):
 
     version: str
     """The candidate."""
+    uid: str = ""
+    """Its uid: another object of its name is another version."""
     digest: str
     """Digest of its adapter."""
     phase: RolloutPhase

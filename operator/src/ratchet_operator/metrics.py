@@ -48,4 +48,15 @@ class Metrics:
             "ratchet_operator_stalled", "1 for each object that waits for a person.",
             ["kind", "object_namespace", "name"], registry=self.registry,
         )  # fmt: skip
+        self._stalled: set[tuple[str, str, str]] = set()
         self.leader = Gauge("ratchet_operator_leader", "1 while this process leads.", registry=self.registry)
+
+    def stall(self, kind: str, namespace: str, name: str, stalled: bool | None) -> None:
+        """Note whether an object waits for a person; None: there is no such object any more."""
+        where = (kind, namespace, name)
+        if stalled is not None:
+            self._stalled.add(where)
+            self.stalled.labels(*where).set(stalled)
+        elif where in self._stalled:
+            self._stalled.discard(where)
+            self.stalled.remove(*where)

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ratchet_api.conditions import Condition, find
-from ratchet_api.cycle import ImprovementCycle, ImprovementCycleStatus, Rejected, RolloutDecision
+from ratchet_api.cycle import (
+    Arm,
+    ImprovementCycle,
+    ImprovementCycleStatus,
+    Rejected,
+    RolloutDecision,
+    RolloutStatus,
+)
 from ratchet_api.names import version_name
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion, StageStatus
@@ -184,26 +191,33 @@ def _returned(version: ModelVersion, outcome: str | None, decision: RolloutDecis
 def own_decision(version: ModelVersion, cycle: ImprovementCycleStatus) -> RolloutDecision | None:
     """How the rollout of this very object ended or is ending; an earlier object of its name is another version."""
     rollout = cycle.rollout
-    if rollout is None or rollout.decision is None or rollout.version != version.metadata.name:
-        return None
-    created = version.metadata.creation_timestamp
-    if created is not None and rollout.started_at < created:
+    if rollout is None or rollout.decision is None or not is_of(rollout, version):
         return None
     if rollout.decision.outcome == "RolledBack" or rollout.phase == "Done":
         return rollout.decision
     return None
 
 
+def is_of(rollout: RolloutStatus, version: ModelVersion) -> bool:
+    """Whether it is this very object's rollout."""
+    return rollout.version == version.metadata.name and rollout.uid == version.metadata.uid
+
+
+def is_served_by(arm: Arm, version: ModelVersion) -> bool:
+    """Whether the arm serves this version's weights, and not those of an earlier object of its name."""
+    return arm.version == version.metadata.name and arm.digest == digest(version)
+
+
 def place(version: ModelVersion, cycle: ImprovementCycleStatus) -> Place | None:
     """Its place in what serves."""
-    name, memory = version.metadata.name, find(version.status.conditions, ConditionType.SERVING)
+    memory = find(version.status.conditions, ConditionType.SERVING)
     if cycle.serving.stable is None:
         # A cycle that knows of no champion has lost its status, and asks its versions for it.
         return "Serving" if memory is not None and memory.status == "True" else None
-    if cycle.serving.stable.version == name:
+    if is_served_by(cycle.serving.stable, version):
         return "Serving"
     rollout = cycle.rollout
-    if rollout is not None and rollout.version == name and rollout.phase in ("Starting", "Canary", "Baking"):
+    if rollout is not None and is_of(rollout, version) and rollout.phase in ("Starting", "Canary", "Baking"):
         places: dict[str, Place] = {"Starting": "Candidate", "Canary": "Canary", "Baking": "Baking"}
         return places[rollout.phase]
     served = memory is not None and (memory.status == "True" or memory.reason == Reason.SUPERSEDED)
@@ -215,6 +229,9 @@ def ready_for_rollout(version: ModelVersion, cycle: ImprovementCycle) -> bool:
     if version.metadata.deletion_timestamp is not None or version.status.outcome is not None:
         return False
     if version.metadata.name == version_name(cycle.metadata.name, 0):
+        return False
+    stable = cycle.status.serving.stable
+    if stable is None or stable.version == version.metadata.name:
         return False
     now = standing(version, cycle)
     recorded = find(version.status.conditions, ConditionType.ACCEPTED)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from ratchet_api.cycle import Arm, Good, ImprovementCycle, ImprovementCycleStatus
+from ratchet_api.names import CYCLE_KIND
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.events import Subject
@@ -36,6 +37,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         await unreadable(ctx, "ImprovementCycle", error)
         return None
     if cycle is None or cycle.metadata.deletion_timestamp is not None:
+        ctx.metrics.stall(CYCLE_KIND, namespace, name, None)
         return None
     if not cycle.status.conditions:
         conditions = first(cycle.metadata.generation, now, "seen for the first time")
@@ -64,6 +66,8 @@ class CyclePass:
         self.events: list[tuple[Literal["Normal", "Warning"], Reason, str]] = []
         self.curate: StageRequest | None = None
         """The curate stage whose Job is to exist after this pass."""
+        self.leftovers: list[str] = []
+        """ConfigMaps of a curate stage that has ended in this pass."""
 
     @property
     def cycle(self) -> ImprovementCycle:
@@ -98,6 +102,7 @@ class CyclePass:
         self._retire()
         self._summarise()
         await self._write()
+        self.ctx.metrics.stall(CYCLE_KIND, self.namespace, self.name, bool(self.stalled))
         await self._converge()
         self.wake.append(stalled_delay(self.ctx, self.status.conditions, self.now))
         return soonest(self.now, *self.wake)
@@ -131,12 +136,12 @@ class CyclePass:
         if serving.stable is None:
             served = [v for v in self.versions if _says_serving(v)]
             name = served[0].metadata.name if served else manifests.root_name(self.name)
-            stable = rollout.new_arm(name, self.now, weight=100)
+            digest = versions.digest(served[0]) if served else ""
+            stable = rollout.new_arm(name, digest, self.now, weight=100)
             self.update(serving=serving.model_copy(update={"stable": stable}))
         elif self.stable.observation.proven and not self.status.last_good:
-            version = self._version(serving.stable.version)
-            digest = versions.digest(version) if version is not None else ""
-            self.update(last_good=[Good(version=serving.stable.version, digest=digest, at=self.now)])
+            good = Good(version=serving.stable.version, digest=serving.stable.digest, at=self.now)
+            self.update(last_good=[good])
             self.tell(False, Reason.PROMOTED, f"{serving.stable.version} serves")
         if self.stable.trouble is not None:
             (self.stalled if self.stable.missing else self.waiting).append(self.stable.trouble)
@@ -284,6 +289,9 @@ class CyclePass:
         if arm is None or version is None:
             # The root is made in this very pass; a version that a person deleted leaves its arm as it is.
             self.wake.append(self.ctx.settings.pace.rollout)
+            return
+        if not versions.is_served_by(arm, version):
+            # Deleted and applied again with other weights: those have not passed any gate.
             return
         wanted = arms.request(self.ctx, self.before, version)
         await arms.ensure(self.ctx, wanted, self.fleet.deployments.get(arm.deployment))

@@ -25,10 +25,11 @@ def going_on(status: ImprovementCycleStatus) -> RolloutStatus | None:
     return status.rollout if status.rollout is not None and status.rollout.phase != "Done" else None
 
 
-def new_arm(version: str, now: datetime, weight: int = 0) -> Arm:
+def new_arm(version: str, digest: str, now: datetime, weight: int = 0) -> Arm:
     """The arm of a version, asked for now."""
     return Arm(
         version=version,
+        digest=digest,
         deployment=deployment_name(version),
         model_name=version,
         port=ARM_PORT,
@@ -72,7 +73,8 @@ def observation(
     current = going_on(cycle.status)
     name = current.version if current is not None else ""
     meta = cycle.metadata
-    deleted = not any(v.metadata.name == name and v.metadata.deletion_timestamp is None for v in found)
+    living = [v for v in found if v.metadata.deletion_timestamp is None]
+    deleted = current is not None and not any(versions.is_of(current, v) for v in living)
     return RolloutObservation(
         stable=stable.observation,
         candidate=candidate.observation,
@@ -108,7 +110,8 @@ def begun(
     digest = versions.digest(version)
     name = version.metadata.name
     begin = rollout.begin(name, digest, ledger.is_known_good(status, digest), now)
-    return ledger.started(status, new_arm(name, now), begin), version
+    begin = begin.model_copy(update={"uid": version.metadata.uid})
+    return ledger.started(status, new_arm(name, digest, now), begin), version
 
 
 def settled(

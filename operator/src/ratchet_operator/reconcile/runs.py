@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from ratchet_api.conditions import find
 from ratchet_api.cycle import RunStatus
 from ratchet_api.data import DatasetRef
-from ratchet_api.names import CYCLE_KIND, RUN_ANNOTATION
+from ratchet_api.names import CYCLE_KIND, RUN_ANNOTATION, child_name
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.stage import CurateInput, StageIdentity
 from ratchet_api.version import Attempts, ModelVersion, StageStatus
+from ratchet_operator.clients.objects import ConfigMap
 from ratchet_operator.domain import run, stages, versions
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.manifests import pods
@@ -75,6 +76,8 @@ async def _curate(this: "CyclePass", current: RunStatus) -> None:
         this.waiting.append(move.waiting)
     if move.retried is not None:
         this.tell(True, move.retried.reason, f"curate is tried again: {move.retried.message}")
+    if move.failed is not None or move.done is not None:
+        this.leftovers += [_name(this, current, attempt) for attempt in range(move.status.attempts.total + 1)]
     if move.failed is not None:
         _finish(this, run.finished(current, "Failed", f"curate: {move.failed.message}", this.now), move.failed.reason)
     elif move.done is not None:
@@ -111,6 +114,11 @@ async def _plan(this: "CyclePass", current: RunStatus, entry: StageStatus | None
     this.update(run=current.model_copy(update={"curate": stages.planned(entry, "curate", request.name)}))
     this.curate = request
     this.wake.append(this.ctx.settings.pace.training)
+
+
+def _name(this: "CyclePass", current: RunStatus, attempt: int) -> str:
+    """Name of the Job and the ConfigMap of an attempt at the curate stage."""
+    return child_name(this.name, str(current.number), "curate", str(attempt))
 
 
 def _request(this: "CyclePass", current: RunStatus, attempts: Attempts) -> StageRequest:
@@ -186,6 +194,9 @@ async def act(this: "CyclePass") -> None:
     kube, current = this.ctx.kube, this.status.run
     if this.curate is not None:
         await jobs.create(kube, this.curate)
+    for name in this.leftovers:
+        # Inputs of a stage that has ended; one that a crash leaves behind goes with the cycle.
+        await kube.delete(ConfigMap, this.namespace, name)
     if current is None or current.version is None or current.dataset is None or not run.active(current):
         return
     there = any(version.metadata.name == current.version for version in this.versions)

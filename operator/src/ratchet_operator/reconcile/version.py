@@ -24,7 +24,7 @@ from ratchet_api.version import (
 from ratchet_operator.clients.events import Subject
 from ratchet_operator.domain import gate, retries, stages, versions
 from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditions, version_phase
-from ratchet_operator.errors import InvalidObject
+from ratchet_operator.errors import InvalidObject, Waiting
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.stages import Owner, StageRequest
 from ratchet_operator.reconcile import jobs, progress
@@ -50,6 +50,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         await unreadable(ctx, "ModelVersion", error)
         return None
     if version is None or version.metadata.deletion_timestamp is not None:
+        ctx.metrics.stall(VERSION_KIND, namespace, name, None)
         return None
     if not version.status.conditions:
         conditions = first(version.metadata.generation, now, "seen for the first time")
@@ -58,8 +59,10 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         return 0.0
     try:
         cycle = await ctx.kube.get(ImprovementCycle, namespace, version.spec.cycle)
-    except InvalidObject:
-        cycle = None
+    except InvalidObject as error:
+        raise Waiting(
+            f"its cycle {version.spec.cycle} cannot be read: {error}", ctx.settings.pace.stalled_last
+        ) from None
     return await VersionPass(ctx, version, cycle, now).run()
 
 
@@ -87,6 +90,8 @@ class VersionPass:
         self.stalled = self.ctx.refused.get(self.version.metadata.uid) or self.stalled
         self._summarise()
         await self._write()
+        meta = self.version.metadata
+        self.ctx.metrics.stall(VERSION_KIND, meta.namespace, meta.name, self.stalled is not None)
         acts = Acts()
         if self.request is not None:
             await acts.attempt(jobs.create(self.ctx.kube, self.request))
@@ -111,9 +116,17 @@ class VersionPass:
         if asked is not None and (asked.uri != base.uri or asked.digest not in (None, base.digest)):
             text = f"spec.baseModel: {asked.uri} is not the cycle's base {base.uri}; an adapter fits one base only"
             raise Stop(stalled=Remark(Reason.INVALID_SPEC, f"{text}: apply a version for this cycle's base"))
-        following = versions.standing(self.version, cycle).next
-        if following is not None:
-            await self._stage(cycle, following)
+        stable = cycle.status.serving.stable
+        name = self.version.metadata.name
+        if stable is not None and stable.version == name and not versions.is_served_by(stable, self.version):
+            text = f"another version of the name {name} serves, with adapter {stable.digest or 'none'}"
+            raise Stop(stalled=Remark(Reason.INVALID_SPEC, f"metadata.name: {text}; apply this one under a new name"))
+        now = versions.standing(self.version, cycle)
+        if now.next is not None:
+            await self._stage(cycle, now.next)
+        elif now.place == "Candidate":
+            said = versions.remark(cycle.status.conditions, ConditionType.RECONCILING)
+            self.waiting = said if said is not None and said.reason is Reason.UNSCHEDULABLE else None
 
     async def _stage(self, cycle: ImprovementCycle, name: versions.Next) -> None:
         entry = versions.stage(self.version, name)
