@@ -11,6 +11,7 @@ from ratchet_cli.demo.notebook import Marker
 from ratchet_cli.demo.prometheus import Series
 from ratchet_cli.demo.report import Material, duration, render
 from ratchet_cli.demo.summary import (
+    Evidence,
     Fact,
     GateEvidence,
     Requests,
@@ -52,18 +53,30 @@ def summary() -> Summary:
     )  # fmt: skip
     versions = [
         VersionEntry(
-            name="assistant-0", outcome="Base", phase="Superseded", verdicts=Verdicts(up=90, down=120, share=0.43)
+            name="assistant-0",
+            outcome="Base",
+            evidence=Evidence(phase="Superseded", verdicts=Verdicts(up=90, down=120, share=0.43)),
         ),
         VersionEntry(
-            name="assistant-1", outcome="Champion", phase="Serving", examples=420, loss=0.31, gate=gate(True),
-            rollout=forward, stages=[StageTime(stage="train", wall_seconds=130, attempts=0)],
-            verdicts=Verdicts(up=190, down=40, share=0.83),
+            name="assistant-1",
+            outcome="Champion",
+            evidence=Evidence(
+                phase="Serving", examples=420, loss=0.31, gate=gate(True), rollout=forward,
+                stages=[StageTime(stage="train", wall_seconds=130, attempts=0)],
+                verdicts=Verdicts(up=190, down=40, share=0.83),
+            ),
         ),
         VersionEntry(
-            name="assistant-bad", outcome="RolledBack", phase="Rejected", gate=gate(True, "<script>alert(1)</script>"),
-            rollout=back, verdicts=Verdicts(up=0, down=0, share=None),
+            name="assistant-bad",
+            outcome="RolledBack",
+            evidence=Evidence(
+                phase="Rejected", gate=gate(True, "<script>alert(1)</script>"), rollout=back,
+                verdicts=Verdicts(up=0, down=0, share=None),
+            ),
         ),
-        VersionEntry(name="assistant-worse", outcome="GateRejected", phase="Rejected", gate=gate(False)),
+        VersionEntry(
+            name="assistant-worse", outcome="GateRejected", evidence=Evidence(phase="Rejected", gate=gate(False))
+        ),
     ]  # fmt: skip
     return Summary(
         ok=True, profile="full", told_until=8, wall_seconds=612, versions=versions, requests=REQUESTS,

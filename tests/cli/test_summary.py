@@ -111,11 +111,11 @@ def test_entries_are_oldest_first_with_their_rollouts() -> None:
         ("assistant-1", "Champion"),
         ("slow", "RolledBack"),
     ]
-    evidence = entries[2].rollout
+    evidence = entries[2].evidence.rollout
     assert evidence is not None
     assert (evidence.check, evidence.regression_to_zero_seconds, evidence.highest_weight) == ("p95", 6.0, 25)
-    assert entries[2].verdicts is not None
-    assert entries[2].verdicts.share == 0.2
+    assert entries[2].evidence.verdicts is not None
+    assert entries[2].evidence.verdicts.share == 0.2
 
 
 def test_the_file_has_the_names_that_readers_rely_on(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def still_running(state: Path) -> list[str]:
 
 
 def version(told: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(entry for entry in told["versions"] if entry["name"] == name)
+    """Outcome and evidence of a version."""
+    entry = next(entry for entry in told["versions"] if entry["name"] == name)
+    return {"outcome": entry["outcome"], **entry["evidence"]}
 
 
 def test_the_story_comes_out_as_told(told: dict[str, Any]) -> None:

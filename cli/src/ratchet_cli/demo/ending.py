@@ -124,17 +124,17 @@ def _known(read: Callable[[], T], otherwise: T) -> T:
 def _show(tale: Tale, summary: Summary) -> None:
     screen = tale.screen
     for version in summary.versions:
-        share = version.verdicts.share if version.verdicts is not None else None
+        share = version.evidence.verdicts.share if version.evidence.verdicts is not None else None
         liked = "" if share is None else f", {share:.1%} thumbs up"
         screen.say(f"{version.name}: {version.outcome}{liked}")
-        if version.gate is not None:
-            screen.say(f"  gate: {version.gate.reason}: {version.gate.message}")
-        if version.rollout is not None:
-            took = version.rollout.regression_to_zero_seconds
+        if version.evidence.gate is not None:
+            screen.say(f"  gate: {version.evidence.gate.reason}: {version.evidence.gate.message}")
+        if version.evidence.rollout is not None:
+            took = version.evidence.rollout.regression_to_zero_seconds
             zero = "" if took is None else f" ({took:.1f} s from the first failed measurement to weight 0)"
-            screen.say(f"  rollout: {version.rollout.outcome}: {version.rollout.message}{zero}")
-        if version.stages:
-            times = ", ".join(f"{stage.stage} {stage.wall_seconds:.0f} s" for stage in version.stages)
+            screen.say(f"  rollout: {version.evidence.rollout.outcome}: {version.evidence.rollout.message}{zero}")
+        if version.evidence.stages:
+            times = ", ".join(f"{stage.stage} {stage.wall_seconds:.0f} s" for stage in version.evidence.stages)
             screen.say(f"  stages: {times}")
     requests = summary.requests
     screen.say(

@@ -108,16 +108,15 @@ def _plot(draw: Callable[[Figure], None], width: float, height: float) -> Markup
 
 
 def _gated(summary: Summary) -> list[VersionEntry]:
-    return [v for v in summary.versions if v.gate is not None and v.gate.suites]
+    return [v for v in summary.versions if v.evidence.gate is not None and v.evidence.gate.suites]
 
 
 def _evaluation(figure: Figure, summary: Summary) -> None:
-    rows = [(v, s) for v in _gated(summary) if v.gate is not None for s in v.gate.suites]
+    rows = [(v, gate, suite) for v in _gated(summary) if (gate := v.evidence.gate) for suite in gate.suites]
     axes = figure.subplots()
-    for place, (version, suite) in enumerate(rows):
-        won = version.gate is not None and version.gate.accepted
+    for place, (_, gate, suite) in enumerate(rows):
         axes.bar(place - 0.2, suite.champion * 100, 0.38, color="#b9c2cb", label="champion" if place == 0 else None)
-        axes.bar(place + 0.2, suite.candidate * 100, 0.38, color=_GOOD if won else _BAD)
+        axes.bar(place + 0.2, suite.candidate * 100, 0.38, color=_GOOD if gate.accepted else _BAD)
         axes.annotate(
             f"{suite.difference * 100:+.0f}",
             (place + 0.2, suite.candidate * 100),
@@ -125,7 +124,7 @@ def _evaluation(figure: Figure, summary: Summary) -> None:
             va="bottom",
             fontsize=8,
         )
-    axes.set_xticks(range(len(rows)), [f"{v.name}\n{s.name} ({s.role})" for v, s in rows], fontsize=7.5)
+    axes.set_xticks(range(len(rows)), [f"{v.name}\n{s.name} ({s.role})" for v, _, s in rows], fontsize=7.5)
     axes.bar(0, 0, color=_GOOD, label="candidate, accepted")
     axes.bar(0, 0, color=_BAD, label="candidate, refused")
     axes.set_ylabel("cases passed, %")

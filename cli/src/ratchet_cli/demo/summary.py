@@ -112,13 +112,9 @@ class Verdicts(Model):
     """up / (up + down); absent without any."""
 
 
-class VersionEntry(Model):
-    """One version and what came of it."""
+class Evidence(Model):
+    """What was measured about a version."""
 
-    name: str
-    """Its name."""
-    outcome: Outcome
-    """How it ended."""
     phase: str
     """status.phase at the end."""
     digest: str | None = None
@@ -128,13 +124,24 @@ class VersionEntry(Model):
     loss: float | None = None
     """Its training loss at the end."""
     gate: GateEvidence | None = None
-    """Evidence of the gate."""
+    """The offline decision."""
     rollout: RolloutEvidence | None = None
-    """Evidence of the rollout."""
+    """The online decision."""
     stages: list[StageTime] = Field(default_factory=list)
     """Its stages."""
     verdicts: Verdicts | None = None
     """What people thought of its answers."""
+
+
+class VersionEntry(Model):
+    """One version and what came of it."""
+
+    name: str
+    """Its name."""
+    outcome: Outcome
+    """How it ended."""
+    evidence: Evidence
+    """Why."""
 
 
 class Failure(Model):
@@ -318,14 +325,16 @@ def version_entries(view: View, notebook: Notebook, counts: dict[str, tuple[int,
             VersionEntry(
                 name=version.metadata.name,
                 outcome=outcome_of(version, champion),
-                phase=version.status.phase,
-                digest=version.digest,
-                examples=None if training is None else training.examples,
-                loss=None if training is None or training.loss is None else float(training.loss),
-                gate=gate_of(version),
-                rollout=None if record is None else rollout_of(record),
-                stages=[time for time in times if time is not None],
-                verdicts=verdicts_of(counts.get(version.metadata.name)),
+                evidence=Evidence(
+                    phase=version.status.phase,
+                    digest=version.digest,
+                    examples=None if training is None else training.examples,
+                    loss=None if training is None or training.loss is None else float(training.loss),
+                    gate=gate_of(version),
+                    rollout=None if record is None else rollout_of(record),
+                    stages=[time for time in times if time is not None],
+                    verdicts=verdicts_of(counts.get(version.metadata.name)),
+                ),
             )
         )
     return entries
