@@ -71,7 +71,7 @@ async def operator(world: World, name: str, elect: bool = True) -> AsyncIterator
     ]  # fmt: skip
     if elect:
         arguments += ["--leader-election-namespace", world.namespace]
-    environment = os.environ | {"KUBECONFIG": str(world.platform.kubeconfig), "POD_NAME": name}
+    environment = os.environ | {"POD_NAME": name}
     with tempfile.TemporaryFile("w+") as log:
         process = await asyncio.create_subprocess_exec(*arguments, env=environment, stderr=log, stdout=log)
         try:
