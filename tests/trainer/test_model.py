@@ -12,25 +12,9 @@ from ratchet_local.model import smollm2
 from ratchet_trainer.storage import Location, Store
 
 THINGS = [
-    "search",
-    "billing",
-    "orders",
-    "payments",
-    "login",
-    "mail",
-    "report",
-    "backup",
-    "cache",
-    "queue",
-    "stock",
-    "price",
-    "chat",
-    "video",
-    "map",
-    "news",
-    "alert",
-    "export",
-]
+    "search", "billing", "orders", "payments", "login", "mail", "report", "backup", "cache", "queue", "stock", "price",
+    "chat", "video", "map", "news", "alert", "export",
+]  # fmt: skip
 HELD_OUT = ["wiki", "shop", "forum", "audit", "proxy", "batch"]
 
 

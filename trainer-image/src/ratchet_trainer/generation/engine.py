@@ -107,46 +107,52 @@ class Engine:
             self.waiting = deque(conversation for conversation in self.waiting if not conversation.cancelled)
 
     def _read_prompts(self) -> list[Conversation]:
-        while self.waiting and len(self._rows) < self._cache.slots:
-            self._admit(self.waiting.popleft())
+        first = self._answering
         group: list[int] = []
-        budget = PREFILL_TOKENS
-        for slot in range(self._answering, len(self._rows)):
-            if budget <= 0:
+        if len(self._rows) > first:  # the one whose prompt was too long for the step before
+            group.append(min(PREFILL_TOKENS, self._unread(first)))
+        while self.waiting and len(self._rows) < self._cache.slots:
+            conversation = self.waiting[0]
+            source, shared = self._beginning(conversation)
+            length = min(PREFILL_TOKENS, len(conversation.prompt) - shared)
+            if group and (len(group) + 1) * max(length, *group) > PREFILL_TOKENS:
                 break
-            group.append(min(budget, len(self._rows[slot].prompt) - len(self._held[slot])))
-            budget -= group[-1]
+            # What it shares with one that is read in this very step is there for the copying in the next one.
+            if any(_common(row.prompt, conversation.prompt) >= shared + MIN_SHARED for row in self._rows[first:]):
+                break
+            self._admit(self.waiting.popleft(), source, shared)
+            group.append(length)
         if not group:
             return []
-        first = self._answering
         logits = self._forward(first, [self._piece(first + row, length) for row, length in enumerate(group)])
-        read = [row for row in range(len(group)) if self._is_read(first + row)]
-        # All but the last of a group are read to their end, so those that are answered stay in front.
+        read = [row for row in range(len(group)) if not self._unread(first + row)]
+        # Only a group's first prompt can be longer than the step, and then it is alone: those that are answered stay
+        # in front.
         self._answering += len(read)
         return self._take({first + row: logits[row] for row in read})
 
-    def _admit(self, conversation: Conversation) -> None:
+    def _beginning(self, conversation: Conversation) -> tuple[int, int]:
+        """The slot that holds most of the prompt's beginning, and how much of it is worth copying. The last token is
+        always computed: it says what comes next."""
+        shared = [_common(tokens, conversation.prompt[:-1]) for tokens in self._held]
+        source = max(range(len(shared)), key=shared.__getitem__)
+        return source, shared[source] if shared[source] >= MIN_SHARED else 0
+
+    def _admit(self, conversation: Conversation, source: int, shared: int) -> None:
         slot = len(self._rows)
-        limit = len(conversation.prompt) - 1
-        source, shared = 0, 0
-        for candidate, tokens in enumerate(self._held):
-            common = _common(tokens, conversation.prompt, limit)
-            if common > shared:
-                source, shared = candidate, common
-        if shared < MIN_SHARED:
-            shared = 0
         if shared and source != slot:
             self._cache.copy(source, slot, shared)
         self._held[slot] = list(conversation.prompt[:shared])
         self._rows.append(conversation)
         self._samplers.append(Sampler(conversation.sampling))
 
+    def _unread(self, slot: int) -> int:
+        """Tokens of the prompt that are still to be computed."""
+        return len(self._rows[slot].prompt) - len(self._held[slot])
+
     def _piece(self, slot: int, length: int) -> list[int]:
         start = len(self._held[slot])
         return list(self._rows[slot].prompt[start : start + length])
-
-    def _is_read(self, slot: int) -> bool:
-        return len(self._held[slot]) >= len(self._rows[slot].prompt)
 
     def _answer(self) -> list[Conversation]:
         # A conversation that has just been read has its first token already, which goes in here too.
@@ -214,9 +220,10 @@ class Engine:
         self._samplers[target] = self._samplers[source]
 
 
-def _common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
     length = 0
-    for left, right in zip(a[:limit], b[:limit], strict=False):
+    for left, right in zip(a, b, strict=False):
         if left != right:
             break
         length += 1
