@@ -17,6 +17,7 @@ from typing import IO
 import pytest
 from operator_world import World, cycle_manifest
 
+from ratchet_local import Platform
 from ratchet_operator.clients.objects import Lease
 
 pytestmark = pytest.mark.apiserver
@@ -160,3 +161,29 @@ async def test_without_access_it_says_so(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert "no access to Kubernetes" in said.decode()
     assert "Traceback" not in said.decode()
+
+
+async def test_an_outage_of_the_api_server_is_survived(cluster: Platform, world: World) -> None:
+    """The process lives on, says that it cannot act, and takes up its work when the API server is back."""
+    await world.storage()
+    async with operator(world, "patient") as running:
+        await wait(running.leads)
+        await asyncio.to_thread(cluster.stop, "kube-apiserver")
+        try:
+
+            async def does_not_lead() -> bool:
+                return not await running.leads()
+
+            await wait(does_not_lead)
+            assert (await running.get("/healthz"))[0] == 200, "a restart would not help"
+        finally:
+            await asyncio.to_thread(cluster.start, "kube-apiserver")
+        await wait(running.leads)
+        await world.established()
+        await world.apply(cycle_manifest(world.namespace))
+
+        async def deployed() -> bool:
+            return list(await world.deployments()) == ["assistant-0-arm"]
+
+        await wait(deployed)
+        assert running.process.returncode is None

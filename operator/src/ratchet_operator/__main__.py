@@ -22,8 +22,9 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> int:
     """Run until `stop` or a signal; 0 when it ended in order, 1 when a part of it failed."""
     stop = stop or asyncio.Event()
     async with Application(settings) as application:
+        # kopf watches the kinds that it finds when it starts, so the CRDs have to be there by then.
+        await application.sync()
         watch = asyncio.create_task(_stop_on_failure(application, stop), name="failure watch")
-        first = asyncio.create_task(application.sync(), name="first look")
         try:
             await kopf.operator(
                 registry=kopf.get_default_registry(),
@@ -34,9 +35,8 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> int:
                 stop_flag=stop,
             )
         finally:
-            for task in (watch, first):
-                task.cancel()
-            await asyncio.gather(watch, first, return_exceptions=True)
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
         return 1 if application.failed.is_set() else 0
 
 

@@ -18,7 +18,7 @@ from ratchet_operator.clients.gateway import Gateway
 from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.prometheus import Prometheus
-from ratchet_operator.clients.transport import Api, Transport
+from ratchet_operator.clients.transport import Api, NotFound, Transport
 from ratchet_operator.errors import Conflict, Forbidden, NotLeading, OperatorError, Stalling, Transient, Waiting
 from ratchet_operator.health import Servers
 from ratchet_operator.index import Index
@@ -146,8 +146,9 @@ class Application:
                         self.index.note_cycle(item)
                 self.seed_all()
                 self.synced = True
-            except OperatorError as error:
-                log.warning("the objects cannot be listed yet: %s", error)
+            except (OperatorError, NotFound) as error:
+                missing = " (are the CRDs installed?)" if isinstance(error, NotFound) else ""
+                log.warning("the objects cannot be listed yet: %s%s", error, missing)
                 await asyncio.sleep(delay)
                 delay = min(15.0, delay * 2)
 

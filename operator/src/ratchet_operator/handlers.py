@@ -4,6 +4,7 @@ Room: operator. kopf decorators. `on.event` leaves no trace on anybody's objects
 """
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import kopf
@@ -21,6 +22,15 @@ log = logging.getLogger(__name__)
 CHILDREN = (("batch", "jobs"), ("apps", "deployments"), ("", "pods"))
 
 
+class Backoffs:
+    """Seconds between two attempts at the API server: for ever, because an outage of it is nobody's end."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (1, 1, 2, 3, 5, 8)
+        while True:
+            yield 10
+
+
 @kopf.on.startup()
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     """What kopf must and must not do."""
@@ -28,6 +38,7 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.scanning.disabled = True
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = Backoffs()
     settings.watching.server_timeout = 240
     settings.watching.connect_timeout = 10
     for group, plural in CHILDREN:

@@ -199,8 +199,8 @@ def own_decision(version: ModelVersion, cycle: ImprovementCycleStatus) -> Rollou
 
 
 def is_of(rollout: RolloutStatus, version: ModelVersion) -> bool:
-    """Whether it is this very object's rollout."""
-    return rollout.version == version.metadata.name and rollout.uid == version.metadata.uid
+    """Whether it is this very object's rollout; one without a uid was begun by an operator that noted none."""
+    return rollout.version == version.metadata.name and rollout.uid in ("", version.metadata.uid)
 
 
 def is_served_by(arm: Arm, version: ModelVersion) -> bool:
