@@ -1,6 +1,7 @@
 """Arms that do as they are told, a store that can be switched off, and a gateway's clients."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from ratchet_gateway.routes import Arm, Cycle, Pod, Storage, Table
 from ratchet_gateway.segments import Destination
 from ratchet_gateway.service import Service
 from ratchet_gateway.upload import StoreError
+from ratchet_local import S3Access
 
 PATIENCE = 60.0
 Behaviour = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
@@ -30,6 +32,17 @@ async def eventually(condition: Callable[[], bool], what: str = "the condition")
     while not condition():
         assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain for {what}"
         await asyncio.sleep(0.01)
+
+
+async def becomes(look: Callable[[], Awaitable[Any]], wanted: object) -> None:
+    """Looks until it sees what is wanted."""
+    deadline, seen = time.monotonic() + PATIENCE, None
+    while time.monotonic() < deadline:
+        seen = await look()
+        if seen == wanted:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"waited {PATIENCE} s in vain for {wanted!r}; the last was {seen!r}")
 
 
 def completion(text: str, model: str, answer_id: str = "same-for-all") -> dict[str, Any]:
@@ -213,3 +226,20 @@ def table_of(
         else Arm(f"{name}-2", f"{name}-2", weight, tuple(arm.pod() for arm in candidate)),
     )
     return Table({(cycle.namespace, cycle.name): cycle})
+
+
+def read_interactions(access: S3Access, bucket: str) -> list[Interaction]:
+    """Every interaction below the cycle's sessions."""
+    client = access.client()
+    found = []
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="assistant/sessions/dt="):
+        for entry in page.get("Contents", []):
+            body = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+            found += [RECORD.validate_json(row) for row in zstandard.ZstdDecompressor().decompress(body).splitlines()]
+    return [record for record in found if isinstance(record, Interaction)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -12,13 +12,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-import zstandard
 from openai import APIError, AsyncOpenAI
 
-from ratchet_api.records import RECORD, Interaction
 from ratchet_local import Platform, PlatformConfig, S3Access
 
-from .support import PATIENCE, FakeArm, MakeArm, eventually
+from .support import PATIENCE, FakeArm, MakeArm, eventually, free_port, read_interactions
 
 PROGRAM = Path(__file__).with_name("gateway_process.py")
 
@@ -29,17 +27,6 @@ def bucket(s3: S3Access) -> str:
     name = f"gateway-{secrets.token_hex(4)}"
     s3.create_bucket(name)
     return name
-
-
-def read_all(access: S3Access, bucket: str) -> list[Interaction]:
-    """Every interaction below the cycle's sessions."""
-    client = access.client()
-    found = []
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="assistant/sessions/dt="):
-        for entry in page.get("Contents", []):
-            body = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
-            found += [RECORD.validate_json(row) for row in zstandard.ZstdDecompressor().decompress(body).splitlines()]
-    return [record for record in found if isinstance(record, Interaction)]
 
 
 class Process:
@@ -74,14 +61,6 @@ class Process:
         if self._process.returncode is None:
             self._process.send_signal(number)
         return await asyncio.wait_for(self._process.wait(), PATIENCE)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Crowd:
@@ -135,7 +114,7 @@ async def test_kill_9_loses_no_answered_interaction(process: Process, s3: S3Acce
         acknowledged |= await crowd.until_killed()
     await process.start()
     assert await process.end(signal.SIGTERM) == 0
-    recorded = [record.id for record in await asyncio.to_thread(read_all, s3, bucket)]
+    recorded = [record.id for record in await asyncio.to_thread(read_interactions, s3, bucket)]
     assert len(acknowledged) >= 1200
     assert acknowledged <= set(recorded), f"{len(acknowledged - set(recorded))} answered interactions are lost"
     assert len(recorded) == len(set(recorded)), "none is there twice"
@@ -149,7 +128,7 @@ async def test_sigterm_under_load_records_everything(process: Process, s3: S3Acc
     await eventually(lambda: len(crowd.whole) >= 300, "answers")
     assert await process.end(signal.SIGTERM) == 0
     acknowledged = await crowd.until_killed()
-    recorded = {record.id for record in await asyncio.to_thread(read_all, s3, bucket)}
+    recorded = {record.id for record in await asyncio.to_thread(read_interactions, s3, bucket)}
     assert acknowledged <= recorded
 
 
@@ -177,7 +156,7 @@ async def test_s3_that_is_away_for_a_while_loses_nothing(make_arm: MakeArm, tmp_
         await asyncio.to_thread(outage.start, "s3")
         acknowledged = await crowd.stop()
         assert await process.end(signal.SIGTERM) == 0
-        recorded = {record.id for record in await asyncio.to_thread(read_all, outage.s3, "sessions")}
+        recorded = {record.id for record in await asyncio.to_thread(read_interactions, outage.s3, "sessions")}
         assert acknowledged <= recorded
     finally:
         await process.end(signal.SIGKILL)
