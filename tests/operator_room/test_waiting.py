@@ -248,3 +248,52 @@ async def test_what_the_api_server_refuses_to_make_is_said(world: World) -> None
         return "assistant-0-arm" in await world.deployments() and (await stalled(world))[0] == "False"
 
     await world.until(served)
+
+
+@pytest.mark.apiserver
+async def test_a_quota_that_lets_no_pod_be_made_is_said(world: World) -> None:
+    await world.storage()
+    meta = {"name": "none", "namespace": world.namespace}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": "0"}}}
+    path = f"/api/v1/namespaces/{world.namespace}/resourcequotas"
+    await world.raw.request("post", path, quota)
+    await world.apply(cycle_manifest(world.namespace))
+
+    async def said() -> bool:
+        status = (await world.cycle()).status
+        found = find(status.conditions, ConditionType.RECONCILING)
+        return found is not None and "exceeded quota: none" in found.message
+
+    await world.until(said)
+    await world.apply(version_manifest(world.namespace, "mine"))
+
+    async def says_so_too() -> bool:
+        found = find((await world.version("mine")).status.conditions, ConditionType.RECONCILING)
+        return found is not None and "Job mine-evaluate-0 has no pod yet" in found.message
+
+    await world.until(says_so_too, tick=2)
+
+
+async def test_a_champion_that_a_person_deleted_serves_on(fake_world: World) -> None:
+    world = fake_world
+    await serving(world)
+    await world.apply(version_manifest(world.namespace, "mine"))
+    await world.settle()
+    await world.finish("evaluate", evaluated())
+
+    async def alone() -> bool:
+        return list(await world.deployments()) == ["mine-arm"]
+
+    await world.until(alone, tick=0.5)
+    await world.remove("ModelVersion", "mine")
+    await world.settle()
+    assert list(await world.deployments()) == ["mine-arm"]
+    conditions = (await world.cycle()).status.conditions
+    assert condition(conditions, ConditionType.READY).status == "True"
+    assert "was deleted: its arm serves on" in condition(conditions, ConditionType.RECONCILING).message
+    await world.remove("Deployment", "mine-arm")
+    await world.settle()
+    assert (await stalled(world))[1] == "MissingAdapter"
+    await world.apply(version_manifest(world.namespace, "mine"))
+    await world.settle()
+    assert list(await world.deployments()) == ["mine-arm"], "the same weights may serve again"

@@ -174,6 +174,7 @@ class DeploymentStatus(Kubernetes):
     replicas: int = 0
     updated_replicas: int = 0
     ready_replicas: int = 0
+    conditions: list[StatusCondition] = Field(default_factory=list)
 
 
 class Deployment(Kubernetes):

@@ -83,7 +83,7 @@ async def observe(ctx: Context, cycle: ImprovementCycle, seen: Fleet, arm: Arm |
     ready = [pod for pod in pods if pod.ready and pod.status.pod_ip]
     serves = await ctx.arms.serves([pod.status.pod_ip for pod in ready], arm.port, arm.model_name)
     failure, reason = _failure(pods, arm.since)
-    trouble = _trouble(pods, now)
+    trouble = _trouble(pods, now) or _refused_pods(seen.deployments.get(arm.deployment))
     observation = ArmObservation(
         exists=arm.deployment in seen.deployments,
         replicas=cycle.spec.serving.replicas,
@@ -140,6 +140,13 @@ def _reason(text: str) -> Reason | None:
         return Reason(text)
     except ValueError:
         return None
+
+
+def _refused_pods(deployment: Deployment | None) -> Remark | None:
+    """A quota or an admission rule that lets no pod be made: only the Deployment says so."""
+    conditions = deployment.status.conditions if deployment is not None else []
+    found = next((c for c in conditions if c.type == "ReplicaFailure" and c.status == "True"), None)
+    return None if found is None else Remark(Reason.PENDING, f"no pod can be made: {found.message}")
 
 
 def _trouble(pods: list[Pod], now: datetime) -> Remark | None:

@@ -143,8 +143,27 @@ class CyclePass:
             good = Good(version=serving.stable.version, digest=serving.stable.digest, at=self.now)
             self.update(last_good=[good])
             self.tell(False, Reason.PROMOTED, f"{serving.stable.version} serves")
+        self._check_champion()
         if self.stable.trouble is not None:
             (self.stalled if self.stable.missing else self.waiting).append(self.stable.trouble)
+
+    def _check_champion(self) -> None:
+        """An arm is never made from another version than the one that passed: say so when there is no such one."""
+        stable = self.status.serving.stable
+        if stable is None or (
+            stable.version == manifests.root_name(self.name) and self._version(stable.version) is None
+        ):
+            return
+        version = self._version(stable.version)
+        if version is not None and versions.is_served_by(stable, version):
+            return
+        what = "was deleted" if version is None else "is another one than the arm serves"
+        text = f"ModelVersion {stable.version}, the champion, {what}"
+        if stable.deployment in self.fleet.deployments:
+            self.waiting.append(Remark(Reason.PENDING, f"{text}: its arm serves on, but cannot be changed"))
+        else:
+            text += " and its Deployment is gone: apply the version that served"
+            self.stalled.append(Remark(Reason.MISSING_ADAPTER, text))
 
     async def _roll_out(self) -> None:
         self.status = ledger.refreshed(self.status, self.before.spec)
@@ -287,11 +306,10 @@ class CyclePass:
     async def _ensure_arm(self, arm: Arm | None) -> None:
         version = self._version(arm.version) if arm is not None else None
         if arm is None or version is None:
-            # The root is made in this very pass; a version that a person deleted leaves its arm as it is.
-            self.wake.append(self.ctx.settings.pace.rollout)
+            if arm is not None and arm.version == manifests.root_name(self.name):
+                self.wake.append(self.ctx.settings.pace.rollout)  # made in this very pass
             return
         if not versions.is_served_by(arm, version):
-            # Deleted and applied again with other weights: those have not passed any gate.
             return
         wanted = arms.request(self.ctx, self.before, version)
         await arms.ensure(self.ctx, wanted, self.fleet.deployments.get(arm.deployment))

@@ -42,7 +42,8 @@ def seen(found: Job, pods: list[Pod], now: datetime) -> JobSeen:
     failed = found.condition("Failed")
     if failed is None and found.condition("Complete") is None:
         pod = max(pods, key=_age, default=None)
-        return JobSeen(uid, waiting=waiting(pod, now) if pod else None, running_since=_running_since(pod))
+        why = waiting(pod, now) if pod is not None else _podless(found, now)
+        return JobSeen(uid, waiting=why, running_since=_running_since(pod))
     ended = [(pod, status) for pod in pods for status in _main(pod) if status.ended is not None]
     if failed is None:
         good = next(((p, s) for p, s in ended if s.ended is not None and s.ended.exit_code == 0), None)
@@ -60,6 +61,15 @@ def seen(found: Job, pods: list[Pod], now: datetime) -> JobSeen:
         report=_report(last[1]) if last is not None else None,
         message=_words(failed.message, last[1] if last is not None else None),
     )
+
+
+def _podless(found: Job, now: datetime) -> Remark | None:
+    """A quota or an admission rule that lets no pod be made: only events of the Job say which."""
+    created = found.metadata.creation_timestamp
+    if created is None or now - created < UNSCHEDULABLE_AFTER:
+        return None
+    name = found.metadata.name
+    return Remark(Reason.PENDING, f"Job {name} has no pod yet: `kubectl describe job {name}` says why")
 
 
 def _age(pod: Pod) -> datetime:

@@ -162,7 +162,7 @@ def _follow(this: "CyclePass", current: RunStatus) -> None:
         _finish(this, following, why.reason if why is not None else None)
         return
     this.update(run=following)
-    if version is not None:
+    if version is not None and following.stage != "RollingOut":
         _hear(this, version)
 
 
