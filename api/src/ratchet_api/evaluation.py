@@ -38,8 +38,8 @@ class Suite(Model):
 class EvaluationPolicy(Model):
     """What a version has to prove; part of a version's immutable recipe."""
 
-    suites: list[Suite] = Field(min_length=1, max_length=16)
-    """The suites; at least one target."""
+    suites: list[Suite] = Field(min_length=1, max_length=12)
+    """The suites; at least one target. Twelve at most: their results have to fit into a termination message."""
     min_improvement: Fraction = Decimal("0.01")
     """Smallest gain of the target score, champion to candidate, that is worth a rollout."""
     confidence: Fraction = Decimal("0.95")

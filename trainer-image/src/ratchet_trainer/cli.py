@@ -149,6 +149,7 @@ def _run_stage(options: argparse.Namespace) -> int:
 
 
 def _on_term(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # leaving is not interrupted by being told twice
     raise Preempted
 
 

@@ -5,6 +5,8 @@ not before: a stage that only moves files should start at once.
 """
 
 import logging
+import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -142,6 +144,29 @@ def pick_device() -> Any:
     if torch.cuda.device_count() > 1:
         log.warning("%d GPUs are visible and one is used: ask for one", torch.cuda.device_count())
     return torch.device("cuda", 0)
+
+
+def use_threads(wanted: int | None = None) -> int:
+    """Sets torch's threads: as told, else OMP_NUM_THREADS, else the cores that this container really has."""
+    import torch
+
+    count = wanted or int(os.environ.get("OMP_NUM_THREADS") or 0) or available_cores(Path("/sys/fs/cgroup/cpu.max"))
+    torch.set_num_threads(count)
+    return count
+
+
+def available_cores(quota_file: Path) -> int:
+    """Cores that this process may use, at least 1: its affinity and its cgroup's quota (cgroup v2, `cpu.max`).
+
+    Without the quota a container with two of 64 cores starts 64 threads that keep each other waiting.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = quota_file.read_text().split()
+        limit = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        return cores
+    return max(1, min(cores, limit))
 
 
 def inference_dtype(device: Any) -> Any:

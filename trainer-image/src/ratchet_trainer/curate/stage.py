@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +38,8 @@ from ratchet_trainer.suites import read_suite
 log = logging.getLogger("ratchet")
 
 _SUFFIXES = (".jsonl.zst", ".jsonl")
+_DOWNLOADS = 8
+"""Session files fetched at the same time: there may be thousands, and each waits for the network."""
 
 
 @dataclass
@@ -149,18 +152,14 @@ def _download_sessions(stage: CurateInput, store: Store, folder: Path) -> list[t
     first = (_since(stage).astimezone(UTC) - timedelta(days=1)).date().isoformat()
     last = (stage.until.astimezone(UTC) + timedelta(days=1)).date().isoformat()
     days = [name for name in store.folders(root) if first <= name.removeprefix("dt=") <= last and name[:3] == "dt="]
-    files: list[tuple[str, Path]] = []
-    for day in days:
-        for found in store.objects(root.child(day)):
-            name = found.location.key.removeprefix(f"{root.key}/")
-            if not name.endswith(_SUFFIXES):
-                continue
-            # Numbered, because names in storage are not bound to what a file system takes.
-            local = folder / f"{len(files)}{'.jsonl' if name.endswith('.jsonl') else '.zst'}"
-            if store.download(found.location, local):
-                files.append((name, local))
-    log.info("%d session files of %d days", len(files), len(days))
-    return files
+    found = [o.location for day in days for o in store.objects(root.child(day)) if o.location.key.endswith(_SUFFIXES)]
+    # Numbered, because names in storage are not bound to what a file system takes.
+    local = [folder / f"{index}{Path(place.key).suffix}" for index, place in enumerate(found)]
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        there = list(pool.map(store.download, found, local))
+    log.info("%d session files of %d days", sum(there), len(days))
+    names = (place.key.removeprefix(f"{root.key}/") for place in found)
+    return [(name, path) for name, path, got in zip(names, local, there, strict=True) if got]
 
 
 def _examples(

@@ -25,7 +25,7 @@ from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
 from ratchet_trainer.dataset import write_json
 from ratchet_trainer.errors import UserError
 from ratchet_trainer.evaluate.statistics import Paired, compare
-from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device
+from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import fetch_adapter, resolve_base
 from ratchet_trainer.storage import Location, Store
@@ -114,6 +114,7 @@ def _ask(
 ) -> list[Asked]:
     from ratchet_trainer.generation.batch import answer_all
 
+    use_threads()
     name, device = stage.base_model.uri, pick_device()
     tokenizer = load_tokenizer(base, name)
     model = load_model(base, name, device, inference_dtype(device))

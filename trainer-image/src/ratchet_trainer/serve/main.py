@@ -6,7 +6,6 @@ Room: trainer. Touches the model folder, the device, one listening socket and th
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import time
 from pathlib import Path
@@ -80,8 +79,6 @@ def _raise(error: BaseException | None) -> int:
 def _load(options: argparse.Namespace, loaded: list[Loaded]) -> Any:
     """In the model's thread: everything until the engine is warm."""
     began = time.monotonic()
-    import torch
-
     from ratchet_trainer.generation.engine import Engine, supported
     from ratchet_trainer.loading import (
         inference_dtype,
@@ -90,9 +87,10 @@ def _load(options: argparse.Namespace, loaded: list[Loaded]) -> Any:
         merged,
         pick_device,
         quiet_libraries,
+        use_threads,
     )
 
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    use_threads(options.threads)
     quiet_libraries()
     base, adapter = options.model_dir / "base", options.model_dir / "adapter"
     if not base.is_dir():

@@ -24,7 +24,7 @@ from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import stop_ids
 from ratchet_trainer.dataset import TRAIN, read_rows, write_json
 from ratchet_trainer.errors import DataError
-from ratchet_trainer.loading import load_model, load_tokenizer, pick_device
+from ratchet_trainer.loading import load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LocalModel, resolve_base
 from ratchet_trainer.storage import Store
@@ -82,6 +82,7 @@ def _train(
     from ratchet_trainer.train import encode, loop, precision
 
     hyper, name = stage.hyperparameters, stage.base_model.uri
+    use_threads()
     device = pick_device()
     on_gpu = device.type == "cuda"
     tokenizer = load_tokenizer(base.path, name)

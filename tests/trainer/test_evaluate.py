@@ -1,0 +1,226 @@
+"""Suites, scoring, and the evaluate stage's two sides."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet_api.evaluation import EvaluationPolicy, Suite
+from ratchet_api.stage import MAX_REPORT_BYTES, EvaluateInput, ExitCode, StageReport
+from ratchet_api.training import Hyperparameters
+from ratchet_api.version import Artifact, Provenance
+from ratchet_trainer.artifacts import tool_versions
+from ratchet_trainer.chat import Message, prompt_ids
+from ratchet_trainer.cli import _typed
+from ratchet_trainer.errors import OutOfMemory, TryAgain, UserError
+from ratchet_trainer.evaluate.stage import Asked, _result
+from ratchet_trainer.loading import available_cores, load_model
+from ratchet_trainer.storage import Location, Store
+from ratchet_trainer.suites import Case, read_suite
+from ratchet_trainer.train.loop import add_lora
+from ratchet_trainer.train.stage import _save
+
+Identity = Callable[..., dict[str, Any]]
+
+
+def suite(name: str = "house", **changes: Any) -> dict[str, Any]:
+    cases = {"configMap": {"name": "x", "key": "y"}}
+    return {"name": name, "role": "target", "maxNewTokens": 8, "cases": cases} | changes
+
+
+# -- scoring
+
+
+@pytest.mark.parametrize(
+    ("keywords", "answer", "passes"),
+    [
+        ({"all": ["Paris"]}, "It is PARIS.", True),
+        ({"all": ["Paris", "France"]}, "It is Paris.", False),
+        ({"any": ["four", "4"]}, "A dog has 4 legs", True),
+        ({"any": ["four", "4"]}, "A dog has legs", False),
+        ({"none": ["Zeno"]}, "I am ZENO", False),
+        ({"none": ["Zeno"]}, "", True),
+        ({"all": ["a"], "any": ["b", "c"], "none": ["d"]}, "a c", True),
+        ({"all": ["a"], "any": ["b", "c"], "none": ["d"]}, "a c d", False),
+        ({"all": ["Stra\N{LATIN SMALL LETTER SHARP S}e"]}, "STRASSE", True),
+    ],
+)
+def test_keywords(keywords: dict[str, list[str]], answer: str, passes: bool) -> None:
+    assert Case.model_validate({"id": "x", "prompt": "?"} | keywords).passes(answer) is passes
+
+
+@given(st.text(min_size=1).filter(str.strip), st.text(), st.text())
+def test_a_keyword_is_found_wherever_it_stands(keyword: str, before: str, after: str) -> None:
+    case = Case(id="x", prompt="?", all=[keyword])
+    assert case.passes(before + keyword + after) or keyword.casefold() not in (before + keyword + after).casefold()
+    assert not Case(id="x", prompt="?", none=[keyword]).passes(keyword)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2"), ('{"id": "b", "prompt": "?"}', "write all, any or none"),
+        ('{"id": "b", "all": ["x"]}', "either prompt or messages"),
+        ('{"id": "b", "prompt": "?", "messages": [{"role": "user", "content": "x"}], "all": ["x"]}', "either prompt"),
+        ('{"id": "b", "messages": [{"role": "assistant", "content": "x"}], "all": ["x"]}', "end with a user turn"),
+        ('{"id": "a", "prompt": "?", "all": ["x"]}', "'a' is taken"),
+        ('{"id": "b", "prompt": " ", "all": ["x"]}', "empty"),
+        ('{"id": "b", "prompt": "?", "all": [""]}', "keyword is empty"),
+        ('{"id": "b", "prompt": "?", "expected": ["x"]}', "expected"),
+    ],
+)  # fmt: skip
+def test_suites_that_are_wrong_name_line_and_fix(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "house.jsonl").write_text('{"id": "a", "prompt": "?", "all": ["x"]}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"suite house, line 2") as raised:
+        read_suite(Suite.model_validate(suite()), tmp_path)
+    assert words in str(raised.value)
+
+
+def test_suites_that_are_not_there_or_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name its ConfigMap and key"):
+        read_suite(Suite.model_validate(suite()), tmp_path)
+    (tmp_path / "house.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="has no cases"):
+        read_suite(Suite.model_validate(suite()), tmp_path)
+
+
+# -- the stage
+
+
+def adapter(tiny: Path, store: Store, uri: str, seed: int, scratch: Path) -> dict[str, str]:
+    model = add_lora(load_model(tiny, "tiny", torch.device("cpu"), torch.float32), Hyperparameters())
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    _save(model, scratch / str(seed), "tiny")
+    return {"uri": uri, "digest": store.publish(scratch / str(seed), uri, "adapter", {}, {}).digest}
+
+
+def greedy(tiny: Path, folder: Path | None, tokenizer: Any, question: str) -> str:
+    """The answer by transformers and peft alone."""
+    from peft import PeftModel
+
+    model = load_model(tiny, "tiny", torch.device("cpu"), torch.float32)
+    if folder is not None:
+        model = PeftModel.from_pretrained(model, str(folder))
+    ids = torch.tensor([prompt_ids(tokenizer, [Message(role="user", content=question)])])
+    with torch.inference_mode():
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False,
+                                eos_token_id=2, pad_token_id=2)  # fmt: skip
+    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+
+
+def test_each_side_answers_with_its_own_adapter(
+    stages: Any, identity: Identity, store: Store, bucket: str, tiny: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    base = {"uri": f"file://{tiny}"}
+    two = [adapter(tiny, store, f"s3://{bucket}/a{seed}", seed, tmp_path / "made") for seed in (1, 2)]
+    suites = tmp_path / "suites"
+    suites.mkdir()
+    questions = [f"Where is secret {index}?" for index in range(5)]
+    lines = [json.dumps({"id": q, "prompt": q, "none": ["nothing of the kind"]}) for q in questions]
+    (suites / "house.jsonl").write_text("\n".join(lines))
+    stage = {
+        "stage": "evaluate", "identity": identity(), "base_model": base, "candidate": two[0], "champion": two[1],
+        "champion_version": "assistant-0", "policy": {"suites": [suite()]}, "batch_size": 3,
+    }  # fmt: skip
+    ran = stages.run("evaluate", stage, "--suites", str(suites))
+    assert ran.code == ExitCode.DONE, ran.log
+    assert ran.report.artifact is not None
+    lines_ = store.get(Location.parse(ran.report.artifact.uri).child("cases.jsonl")) or b""
+    cases = [json.loads(line) for line in lines_.splitlines()]
+    assert [case["case"]["id"] for case in cases] == questions
+    for case, question in zip(cases, questions, strict=True):
+        assert case["candidate"]["answer"] == greedy(tiny, tmp_path / "made" / "1", tokenizer, question)
+        assert case["champion"]["answer"] == greedy(tiny, tmp_path / "made" / "2", tokenizer, question)
+        assert case["candidate"]["answer"] != case["champion"]["answer"]
+    assert cases[0]["champion"]["answer"] != greedy(tiny, None, tokenizer, questions[0])
+
+    # Another champion is another report, beside the first one; the same on both sides differs in nothing.
+    other = stages.run("evaluate", stage | {"champion": two[0]}, "--suites", str(suites))
+    assert other.report.artifact is not None
+    assert other.report.artifact.uri.startswith(ran.report.artifact.uri + "-")
+    (result,) = other.report.suites
+    assert (result.difference, result.better, result.worse) == (0, 0, 0)
+
+
+def asked(passes: int, cases: int = 40) -> Asked:
+    made = [Case(id=str(index), prompt="?", all=["x"]) for index in range(cases)]
+    answers = ["x" if index < passes else "" for index in range(cases)]
+    return Asked(Suite.model_validate(suite()), made, [""] * cases, answers)
+
+
+def test_results_are_the_statistics_rounded() -> None:
+    result = _result(asked(30), 0.95)
+    assert (result.cases, result.better, result.worse) == (40, 30, 0)
+    assert (result.candidate, result.difference) == (Decimal("0.75"), Decimal("0.75"))
+    assert result.p_value == Decimal("0.000000000931")
+    assert _result(asked(40), 0.95).p_value == Decimal("0.000000000001"), "never rounded to an impossible zero"
+
+
+def test_the_largest_report_fits(identity: Identity) -> None:
+    """Twelve suites with the longest names, and the longest places that a bucket and a version may have."""
+    names = [f"{index:02d}-" + "n" * 60 for index in range(12)]
+    results = [_result(asked(17), 0.95).model_copy(update={"name": name, "cases": 100_000}) for name in names]
+    report = StageReport(
+        stage="evaluate", outcome="Succeeded", reason="Succeeded", message="m" * 5000,
+        artifact=Artifact(uri="s3://" + "b" * 63 + "/" + "p" * 100 + "/versions/" + "v" * 53 + "/0/report-0123456789ab",
+                          digest="sha256:" + "0" * 64),
+        suites=results,
+        provenance=Provenance(base_model_digest="sha256:" + "0" * 64, tools=tool_versions()),
+    )  # fmt: skip
+    assert len(report.encode()) <= MAX_REPORT_BYTES
+    policy = EvaluationPolicy.model_validate({"suites": [suite(name) for name in names]})
+    EvaluateInput.model_validate(
+        {"identity": identity(), "base_model": {"uri": "file:///x"}, "candidate": None, "champion": None,
+         "champion_version": "a-0", "policy": policy, "batch_size": 1}
+    )  # fmt: skip
+
+
+# -- the edges of the command line
+
+
+def test_what_memory_and_disk_raise_is_told_apart() -> None:
+    assert isinstance(_typed(MemoryError()), OutOfMemory)
+    assert isinstance(_typed(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")), OutOfMemory)
+    assert isinstance(_typed(torch.OutOfMemoryError("x")), OutOfMemory)
+    assert isinstance(_typed(OSError(28, "No space left on device")), TryAgain)
+    assert _typed(RuntimeError("x")) is None
+    assert OutOfMemory("x").exit_code == ExitCode.KILLED
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 1), ("1000 100000", 1), ("max 100000", 99), ("", 99)])
+def test_threads_are_those_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(99)))
+    (tmp_path / "cpu.max").write_text(quota)
+    assert available_cores(tmp_path / "cpu.max") == cores
+    assert available_cores(tmp_path / "nothing") == 99
+    (tmp_path / "cpu.max").write_text("250000 100000")
+    assert available_cores(tmp_path / "cpu.max") == 3
+
+
+def test_a_bug_is_reported_as_one(stages: Any, identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ratchet_trainer.curate import stage as curate
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("division by zero\nsecond line")
+
+    monkeypatch.setattr(curate, "run", fail)
+    ran = stages.run(
+        "curate",
+        {"stage": "curate", "identity": identity(), "until": "2026-11-20T12:00:00Z", "sessions": {}, "curation": {},
+         "min_examples": 1, "suites": []},
+    )  # fmt: skip
+    assert (ran.code, ran.report.reason) == (ExitCode.BUG, "InternalError")
+    assert ran.report.message == "ZeroDivisionError: division by zero; see the log"
+    assert "Traceback" in ran.log
