@@ -244,6 +244,78 @@ def test_too_few_examples_end_as_skipped(
     assert ran.report.artifact is None
 
 
+def raw_sessions(store: Store, bucket: str, name: str, content: bytes) -> None:
+    store.put(Location.parse(f"s3://{bucket}/assistant/sessions/dt={UNTIL:%Y-%m-%d}/{name}"), content)
+
+
+def test_hostile_lines_are_quarantined_and_the_rest_goes_on(
+    stages: Any, identity: Identity, store: Store, bucket: str, suites: Path
+) -> None:
+    upload_sessions(store, bucket, [*map(interaction, range(8)), *map(feedback, range(8))])
+    hostile = b'{"kind": "interaction", "x": "' + b"y" * (8 << 20) + b'"}\n{"kind":\n\xff\n' + b"[" * 5000 + b"\n{}\n"
+    raw_sessions(store, bucket, "pod-1.jsonl.zst", zstandard.compress(hostile))
+    raw_sessions(store, bucket, "pod-2.jsonl.zst", b"this was never compressed")
+    raw_sessions(store, bucket, "pod-3.tmp", b"not a session file")
+    first = stages.run("curate", curate_input(identity), "--suites", str(suites))
+    assert first.code == ExitCode.DONE, first.log
+    assert first.report.dataset is not None
+    assert (first.report.dataset.quarantined, first.report.dataset.interactions) == (6, 8)
+    assert "6 lines quarantined" in first.report.message
+    dataset = Location.parse(first.report.dataset.uri)
+    statistics = json.loads(store.get(dataset.child("statistics.json")) or b"")
+    assert statistics["lines"]["quarantined"] == {"malformed": 3, "oversized": 1, "schema": 1, "undecodable": 1}
+    places = [json.loads(line) for line in (store.get(dataset.child("quarantine.jsonl")) or b"").splitlines()]
+    assert {"file": f"dt={UNTIL:%Y-%m-%d}/pod-2.jsonl.zst", "line": 1, "problem": "undecodable"} in places
+
+    # Another run over the same sessions makes the same dataset, byte by byte.
+    other = curate_input(identity) | {"identity": identity(version="", run=2)}
+    second = stages.run("curate", other, "--suites", str(suites))
+    assert second.report.artifact == first.report.artifact
+    assert "curated already" not in second.log
+
+
+def test_sessions_of_unreadable_lines_alone_are_bad_data(
+    stages: Any, identity: Identity, store: Store, bucket: str, suites: Path
+) -> None:
+    raw_sessions(store, bucket, "pod-1.jsonl", b"{\n[]\n")
+    ran = stages.run("curate", curate_input(identity), "--suites", str(suites))
+    assert (ran.code, ran.report.reason) == (ExitCode.DATA_ERROR, Reason.DATA_ERROR)
+    assert "all 2 lines" in ran.report.message
+    assert "malformed 1, schema 1" in ran.report.message
+    assert "/assistant/sessions/" in ran.report.message
+
+
+def test_anchors_and_identity_are_in_the_dataset_or_named(
+    stages: Any, identity: Identity, store: Store, bucket: str, suites: Path, tmp_path: Path
+) -> None:
+    upload_sessions(store, bucket, [*map(interaction, range(8)), *map(feedback, range(8))])
+    curation = {
+        "variations": 0, "identity": [{"prompt": "Who are you?", "answer": "Zeno."}],
+        "anchors": {"configMap": {"name": "a", "key": "a.jsonl"}, "fraction": "0.25"},
+    }  # fmt: skip
+    stage = curate_input(identity, curation=curation)
+    anchors = tmp_path / "anchors.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"Anchor {i}?"}, {"role": "assistant", "content": "Yes."}]}
+        for i in range(50)
+    ]
+    anchors.write_text("\n".join(map(json.dumps, rows)))
+    arguments = ("--suites", str(suites), "--anchors", str(anchors))
+    ran = stages.run("curate", stage, *arguments)
+    assert ran.report.dataset is not None, ran.log
+    assert ran.report.dataset.examples == 12, "8 examples, 1 identity, and 3 anchors: a quarter"
+    for content, words in (
+        ("{}\n", "line 1"), ('{"messages": [{"role": "user", "content": "x"}]}\n', "end with the assistant's answer"),
+    ):  # fmt: skip
+        anchors.write_text(content)
+        ran = stages.run("curate", stage, *arguments)
+        assert ran.code == ExitCode.USER_ERROR
+        assert "curation.anchors" in ran.report.message
+        assert words in ran.report.message
+    ran = stages.run("curate", stage, "--suites", str(suites))
+    assert "--anchors FILE" in ran.report.message
+
+
 def test_no_sessions_at_all_end_as_skipped(stages: Any, identity: Identity, suites: Path) -> None:
     ran = stages.run("curate", curate_input(identity), "--suites", str(suites))
     assert (ran.code, ran.report.outcome) == (ExitCode.DONE, "Skipped")

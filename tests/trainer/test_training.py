@@ -15,12 +15,14 @@ from ratchet_api.training import Hyperparameters, Lora
 from ratchet_trainer.chat import Message, Row, prompt_ids, render
 from ratchet_trainer.errors import UserError
 from ratchet_trainer.loading import load_model
+from ratchet_trainer.train import precision
 from ratchet_trainer.train.encode import Example, PrefixError, encode_row, encode_rows
 from ratchet_trainer.train.loop import (
     Forward,
     StepRecord,
     add_lora,
     batch_loss,
+    checkpoint,
     learning_rate,
     packs_exactly,
     run,
@@ -262,6 +264,49 @@ def test_micro_batch_and_accumulation_do_not_change_the_training(tiny: Path, exa
     for records in runs[1:]:
         assert [r.loss for r in records] == pytest.approx([r.loss for r in runs[0]], rel=1e-4)
         assert [r.tokens for r in records] == [r.tokens for r in runs[0]]
+
+
+def test_gradient_checkpointing_changes_no_number(tiny: Path, examples: list[Example]) -> None:
+    settings = hyper(micro_batch=2, accumulation=2)
+    _, plain = train(tiny, examples * 2, settings)
+    model = add_lora(load_model(tiny, "tiny", CPU, torch.float32), settings)
+    checkpoint(model)
+    records: list[StepRecord] = []
+    torch.manual_seed(settings.seed)
+    run(model, examples * 2, settings, Forward(CPU, packed=True), records.append)
+    assert [r.loss for r in records] == pytest.approx([r.loss for r in plain], rel=1e-6)
+    assert records[0].gradient_norm > 0
+
+
+def test_precision_is_what_was_asked_for_or_clearly_faster(
+    model: Any, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert precision.choose("fp32", model, examples, CPU, 2) == "fp32"
+    assert precision.choose("bf16", model, examples, CPU, 2) == "bf16"
+    for slow, fast, chosen in ((1.0, 0.5, "bf16"), (1.0, 0.9, "fp32"), (1.0, 3.0, "fp32")):
+        monkeypatch.setattr(precision, "_seconds", lambda *_, s=slow, f=fast: f if _[2].autocast else s)
+        assert precision.choose("auto", model, examples, CPU, 2) == chosen
+
+
+def test_the_probe_leaves_no_trace(tiny: Path, examples: list[Example]) -> None:
+    model = add_lora(load_model(tiny, "tiny", CPU, torch.float32), hyper(lora=Lora()))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    assert precision.choose("auto", model, examples, CPU, 2) in ("fp32", "bf16")
+    assert torch.equal(torch.rand(3), expected)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+
+
+def test_bf16_trains(tiny: Path, examples: list[Example]) -> None:
+    model = add_lora(load_model(tiny, "tiny", CPU, torch.float32), hyper())
+    records: list[StepRecord] = []
+    run(model, examples * 8, hyper(epochs=2), Forward(CPU, packed=True, autocast=torch.bfloat16), records.append)
+    assert records[-1].loss < 0.8 * records[0].loss
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_the_first_loss_is_the_mean_over_supervised_tokens(tiny: Path, model: Any, examples: list[Example]) -> None:

@@ -96,8 +96,7 @@ def _train(
     packed = loop.packs_exactly(model, encoded.examples, device)
     chosen = precision.choose(hyper.precision, model, encoded.examples, device, hyper.micro_batch)
     if hyper.gradient_checkpointing == "on" or (hyper.gradient_checkpointing == "auto" and on_gpu):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+        loop.checkpoint(model)
     log.info(
         "training on %d examples (left out: %s), %d steps, %s, %s", len(encoded.examples), encoded.left_out or "none",
         loop.steps_of(len(encoded.examples), hyper), chosen, "packed" if packed else "not packed",
