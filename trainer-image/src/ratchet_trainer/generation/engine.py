@@ -2,9 +2,9 @@
 
 Room: trainer. Touches the model that it is given. Not thread-safe: one thread drives it.
 
-Every step is one forward pass for the conversations that are being answered (a token each) and, when some wait, one
-for a piece of their prompts. Tokens whose keys are in a slot already (the template's system prompt, an earlier turn of
-the conversation) are copied instead of computed.
+Every step is one forward pass: a token of each conversation that is being answered and, when some wait, a piece of
+their prompts. Tokens whose keys are in a slot already (the template's system prompt, an earlier turn of the
+conversation) are copied instead of computed.
 """
 
 from collections import deque
@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
-from ratchet_trainer.generation.cache import SlotCache, Window
+from ratchet_trainer.generation.cache import ATTENTION, SlotCache
 from ratchet_trainer.generation.conversation import Conversation, Sampling
 
-PREFILL_TOKENS = 512
-"""Prompt tokens computed between two steps of the running answers: bounds how long they stand still."""
+PREFILL_TOKENS = 256
+"""Prompt tokens computed in one step beside the running answers: bounds how long these wait for their next token."""
 MIN_SHARED = 8
 """Shorter common beginnings are computed anew."""
+
+_UNUSED_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+"""A mask of four dimensions is handed on as it is, so no other one is made; `slot_attention` has its own."""
 
 
 class Sampler:
@@ -60,6 +63,7 @@ class Engine:
 
     def __init__(self, model: Any, stops: Iterable[int], slots: int, capacity: int) -> None:
         self._model = model
+        model.set_attn_implementation(ATTENTION)
         self._device = next(model.parameters()).device
         self._stops = frozenset(stops)
         self._cache = SlotCache(slots, capacity)
@@ -93,11 +97,19 @@ class Engine:
         self.waiting.append(conversation)
 
     def step(self) -> list[Conversation]:
-        """Moves every conversation on by a token or a piece of its prompt; gives back those that got a token or came to
-        their end (twice, when both its first and its second token came)."""
+        """Moves every conversation on by a token or a piece of its prompt, in one forward pass; gives back those that
+        got a token or came to their end."""
         with torch.inference_mode():
             self._drop_cancelled()
-            return self._read_prompts() + self._answer()
+            pieces = [[row.tokens[-1]] for row in self._rows[: self._answering]]
+            pieces += self._pieces_to_read()
+            if not pieces:
+                return []
+            logits = self._forward(pieces)
+            # Only a group's last prompt may be longer than the step, so those that are answered stay in front.
+            while self._answering < len(pieces) and not self._unread(self._answering):
+                self._answering += 1
+            return self._take({slot: logits[slot] for slot in range(self._answering)})
 
     def _drop_cancelled(self) -> None:
         for index in range(len(self._rows) - 1, -1, -1):
@@ -106,30 +118,24 @@ class Engine:
         if any(conversation.cancelled for conversation in self.waiting):
             self.waiting = deque(conversation for conversation in self.waiting if not conversation.cancelled)
 
-    def _read_prompts(self) -> list[Conversation]:
-        first = self._answering
-        group: list[int] = []
+    def _pieces_to_read(self) -> list[list[int]]:
+        """What is read of the prompts in this step, for the slots behind those that are answered."""
+        first, room = self._answering, PREFILL_TOKENS
+        pieces: list[list[int]] = []
         if len(self._rows) > first:  # the one whose prompt was too long for the step before
-            group.append(min(PREFILL_TOKENS, self._unread(first)))
+            pieces.append(self._piece(first, room))
         while self.waiting and len(self._rows) < self._cache.slots:
+            room = PREFILL_TOKENS - sum(map(len, pieces))
             conversation = self.waiting[0]
             source, shared = self._beginning(conversation)
-            length = min(PREFILL_TOKENS, len(conversation.prompt) - shared)
-            if group and (len(group) + 1) * max(length, *group) > PREFILL_TOKENS:
-                break
             # What it shares with one that is read in this very step is there for the copying in the next one.
             if any(_common(row.prompt, conversation.prompt) >= shared + MIN_SHARED for row in self._rows[first:]):
                 break
+            if room <= 0:
+                break
             self._admit(self.waiting.popleft(), source, shared)
-            group.append(length)
-        if not group:
-            return []
-        logits = self._forward(first, [self._piece(first + row, length) for row, length in enumerate(group)])
-        read = [row for row in range(len(group)) if not self._unread(first + row)]
-        # Only a group's first prompt can be longer than the step, and then it is alone: those that are answered stay
-        # in front.
-        self._answering += len(read)
-        return self._take({first + row: logits[row] for row in read})
+            pieces.append(self._piece(len(self._rows) - 1, room))
+        return pieces
 
     def _beginning(self, conversation: Conversation) -> tuple[int, int]:
         """The slot that holds most of the prompt's beginning, and how much of it is worth copying. The last token is
@@ -154,34 +160,18 @@ class Engine:
         start = len(self._held[slot])
         return list(self._rows[slot].prompt[start : start + length])
 
-    def _answer(self) -> list[Conversation]:
-        # A conversation that has just been read has its first token already, which goes in here too.
-        if not self._answering:
-            return []
-        logits = self._forward(0, [[row.tokens[-1]] for row in self._rows[: self._answering]])
-        return self._take(dict(enumerate(logits)))
-
-    def _forward(self, first: int, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
-        """New tokens of the rows from slot `first` on; gives back the logits after each row's last one, [rows, V]."""
-        starts = [len(self._held[first + row]) for row in range(len(pieces))]
+    def _forward(self, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
+        """New tokens of the slots from the first on; gives back the logits after each slot's last one, [slots, V]."""
         lengths = [len(piece) for piece in pieces]
-        width, seen = max(lengths), max(s + n for s, n in zip(starts, lengths, strict=True))
-        ids = [[0] * (width - len(piece)) + list(piece) for piece in pieces]
-        # Columns left of a row's new tokens are padding: they look at token 0, are written nowhere, and nobody looks
-        # at them.
-        positions = torch.tensor(
-            [[max(0, start + column - (width - length)) for column in range(width)]
-             for start, length in zip(starts, lengths, strict=True)], device=self._device,
-        )  # fmt: skip
-        mask = torch.arange(seen, device=self._device)[None, None, :] <= positions[:, :, None]
-        self._cache.open(Window(first, starts, lengths, seen), self._device)
+        positions = self._cache.open([len(held) for held in self._held[: len(pieces)]], lengths, self._device)
         output = self._model(
-            input_ids=torch.tensor(ids, device=self._device), position_ids=positions, attention_mask=mask[:, None],
-            past_key_values=self._cache, use_cache=True, logits_to_keep=1,
+            input_ids=torch.tensor([[token for piece in pieces for token in piece]], device=self._device),
+            position_ids=positions, attention_mask=_UNUSED_MASK, past_key_values=self._cache, slots=self._cache,
+            use_cache=True, logits_to_keep=torch.tensor(lengths, device=self._device).cumsum(0) - 1,
         )  # fmt: skip
-        for row, piece in enumerate(pieces):
-            self._held[first + row] += piece
-        logits: torch.Tensor = output.logits[:, -1]
+        for held, piece in zip(self._held, pieces, strict=False):
+            held += piece
+        logits: torch.Tensor = output.logits[0]
         return logits
 
     def _take(self, logits: dict[int, torch.Tensor]) -> list[Conversation]:
