@@ -9,7 +9,6 @@ from datetime import datetime
 
 from ratchet_api.cycle import Arm, Check, ImprovementCycle, ImprovementCycleStatus, RolloutStatus, RunStatus
 from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
-from ratchet_api.reasons import Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.gateway import Routes, weight_in_force
 from ratchet_operator.domain import ledger, queries, rollout, versions
@@ -122,10 +121,7 @@ def settled(
     if current is None or current.phase != "Done":
         return status
     number = run.number if run is not None and run.version == current.version else None
-    return ledger.ended(status, cycle.spec, now, number)
-
-
-def reason_of(status: RolloutStatus) -> Reason:
-    """The reason of an ended rollout."""
-    assert status.decision is not None, "a rollout is Done by a decision"
-    return Reason(status.decision.reason)
+    status = ledger.ended(status, cycle.spec, now, number)
+    # The CHECKS column speaks of what goes on; how it ended is in the decision.
+    quiet = status.rollout and status.rollout.model_copy(update={"summary": ""})
+    return status.model_copy(update={"rollout": quiet})
