@@ -111,7 +111,7 @@ def model_dir(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model_dir: Path) -> Iterator[Server]:
-    started = start(model_dir, "--max-batch", "4", "--max-waiting", "6", "--max-model-len", "512")
+    started = start(model_dir, "--max-batch", "4", "--max-waiting", "8", "--max-model-len", "512")
     yield wait_ready(started)
     end(started)
 
