@@ -3,13 +3,21 @@
 A part that cannot start fails the tests that ask for it, with the platform's own sentence; nothing is skipped silently.
 """
 
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ratchet_local import Platform, PlatformConfig, S3Access
+
+# The machine may be busy, so no example has a deadline; the same examples every time, so that a failure is found by
+# whoever made the change. HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 ROOT = Path(__file__).resolve().parent.parent
 

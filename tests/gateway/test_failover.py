@@ -36,7 +36,8 @@ async def pods(make_arm: MakeArm, count: int, name: str = "assistant-1") -> list
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_dead_pod_is_not_noticed_by_anybody(make_arm: MakeArm, make_front: MakeFront, stream: bool) -> None:
     dead, alive = await pods(make_arm, 2)
-    front = await make_front(table_of([dead, alive]))
+    # Passed over for longer than any busy machine needs for ten answers.
+    front = await make_front(table_of([dead, alive]), limits=Limits(suspect_seconds=600))
     await dead.stop()
     statuses = {(await front.ask(stream=stream)).status for _ in range(10)}
     assert statuses == {200}

@@ -83,15 +83,16 @@ def lower_bound(better: int, worse: int, cases: int, confidence: float) -> float
 
     Tango's score interval (Tango 1998, Statistics in Medicine 17:891-908), which keeps its coverage for few cases and
     for none that differ: no discordant pair among 30 cases does not prove a loss of less than 8 points. Above zero it
-    is capped by the exact conditional bound (Clopper and Pearson 1934, on the discordant pairs), so that bound and
-    exact test never disagree: it is above zero if and only if the one-sided McNemar p is below 1 - confidence.
+    is capped by the exact conditional bound (Clopper and Pearson 1934, on the discordant pairs), but not below zero, so
+    that bound and exact test never disagree: it is above zero if and only if the one-sided McNemar p is below
+    1 - confidence.
     """
     tango = tango_lower(better, worse, cases, confidence)
     if tango <= 0:
         return tango
     discordant = better + worse
     share = _clopper_pearson_lower(better, discordant, 1 - confidence)
-    return min(tango, (2 * share - 1) * discordant / cases)
+    return min(tango, max(0.0, (2 * share - 1) * discordant / cases))
 
 
 def tango_lower(better: int, worse: int, cases: int, confidence: float) -> float:
