@@ -136,17 +136,18 @@ def drop_connection(request: web.Request) -> None:
 
 @dataclass
 class MemoryStore:
-    """Object storage that can be away."""
+    """Object storage that can be away, for everybody or for one cycle."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     away: bool = False
+    away_for: str = ""
     attempts: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, destination: Destination, key: str, body: bytes) -> None:
         with self._lock:
             self.attempts += 1
-            if self.away:
+            if self.away or destination.cycle == self.away_for:
                 raise StoreError("storage is away")
             self.objects[f"{destination.bucket}/{key}"] = body
 

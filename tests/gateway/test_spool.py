@@ -253,15 +253,7 @@ def test_a_disk_too_full_to_seal_still_uploads(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_storage_that_is_away_loses_nothing_and_does_not_hold_up_others(tmp_path: Path) -> None:
-    class Picky(MemoryStore):
-        def put(self, destination: Destination, key: str, body: bytes) -> None:
-            away, self.away = self.away, self.away and destination.cycle == "assistant"
-            try:
-                super().put(destination, key, body)
-            finally:
-                self.away = away
-
-    store, metrics = Picky(away=True), Metrics()
+    store, metrics = MemoryStore(away_for="assistant"), Metrics()
     spool = Spool(settings(tmp_path, segment_bytes=100), lambda used: None, lambda: uploader.wake())
     uploader = Uploader(tmp_path, store, spool.room, metrics, (0.01, 0.05))
     uploader.start()
@@ -274,7 +266,7 @@ async def test_storage_that_is_away_loses_nothing_and_does_not_hold_up_others(tm
     failures = metrics.upload_failures.labels("default", "assistant")._value
     await eventually(lambda: failures.get() > 3, "several tries")
     assert spool.room.used > 0
-    store.away = False
+    store.away_for = ""
     await eventually(lambda: len(ids(store)) == 20, "what waited")
     assert sorted(ids(store)) == [*range(10), *range(100, 110)]
     assert await asyncio.to_thread(uploader.stop, 60)

@@ -159,7 +159,7 @@ class Arm(Observed):
     model_name: str
     """What the arm's server calls the model; people never see it."""
     digest: str = ""
-    """Digest of the adapter that it serves; empty for the base model. Another version of the same name is not served."""
+    """Digest of the adapter that it serves; empty for the base model. Another one under the same name is not served."""
     port: int
     """Port of the OpenAI API on the arm's pods."""
     weight: int = 0
