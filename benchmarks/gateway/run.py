@@ -246,8 +246,9 @@ interaction and flushes it to disk before the client gets the end of its answer;
 {chr(10).join(rows)}
 
 Median (minimum-maximum) of {options["rounds"]} rounds that alternate the targets; latencies at {options["rate"]:g}
-answers/s. {machine["cores"]} cores of {machine["processor"]}, shared by stub, proxy and client
-(load before the run: {machine["load"]:.1f}). Python {machine["python"]}.
+answers/s. {machine["cores"]} cores of {machine["processor"]}, shared by stub, proxy and client, and by whatever else
+ran meanwhile: the load average was {machine["load"]:.1f} before (niceness of all parts {machine["niceness"]}), which should be near 0 for figures of the machine
+itself; the ratios of a round suffer less than its figures. Python {machine["python"]}.
 """
 
 
@@ -289,6 +290,7 @@ def main() -> None:
     results = {
         "machine": {
             "cores": os.cpu_count(), "processor": processor(), "python": platform.python_version(), "load": load_before,
+            "niceness": os.nice(0),
         },
         "versions": {"litellm": listed.stdout.strip(), "aiohttp": version("aiohttp"), "uvloop": version("uvloop")},
         "options": asdict(options),
