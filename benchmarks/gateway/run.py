@@ -246,9 +246,10 @@ interaction and flushes it to disk before the client gets the end of its answer;
 {chr(10).join(rows)}
 
 Median (minimum-maximum) of {options["rounds"]} rounds that alternate the targets; latencies at {options["rate"]:g}
-answers/s. {machine["cores"]} cores of {machine["processor"]}, shared by stub, proxy and client, and by whatever else
-ran meanwhile: the load average was {machine["load"]:.1f} before (niceness of all parts {machine["niceness"]}), which should be near 0 for figures of the machine
-itself; the ratios of a round suffer less than its figures. Python {machine["python"]}.
+answers/s. {machine["cores"]} cores of {machine["processor"]}, Python {machine["python"]}.
+The cores are shared by stub, proxy and client, and by whatever else ran meanwhile: the load average was
+{machine["load"]:.1f} before the run (niceness of all parts {machine["niceness"]}). It should be near 0 for figures of
+the machine itself; the ratios of a round suffer less than its figures.
 """
 
 
