@@ -119,7 +119,13 @@ def test_an_interrupted_story_leaves_nothing_behind_but_its_summary(
     repository: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     state = tmp_path / "state"
-    process = subprocess.Popen(demo(repository, state, "--until", "1"), stdout=subprocess.PIPE, text=True)
+    # Tests that run in the background have Ctrl-C ignored, and children inherit that.
+    process = subprocess.Popen(
+        demo(repository, state, "--until", "1"),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if "kube-apiserver is ready" in line:

@@ -255,7 +255,14 @@ def test_interrupted_while_starting_leaves_nothing(small: PlatformConfig) -> Non
         "--parts",
         "control-plane",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starting:
+    # Tests that run in the background have Ctrl-C ignored, and children inherit that.
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as starting:
         assert starting.stdout is not None
         assert starting.stderr is not None
         assert "etcd is ready" in starting.stdout.readline()
