@@ -54,8 +54,8 @@ def test_links_lead_somewhere(page: tuple[Path, str]) -> None:
 
 
 def test_make_targets_exist(page: tuple[Path, str], repository: Path) -> None:
-    targets = set(re.findall(r"^([a-z][a-z-]*):", (repository / "Makefile").read_text(), re.MULTILINE))
-    asked = set(re.findall(r"`make ([a-z]+)|^    make ([a-z]+)", page[1], re.MULTILINE))
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (repository / "Makefile").read_text(), re.MULTILINE))
+    asked = set(re.findall(r"`make ([a-z0-9]+)|^    make ([a-z0-9]+)", page[1], re.MULTILINE))
     assert {first or second for first, second in asked} <= targets
 
 
