@@ -1,7 +1,6 @@
 """Curation: whatever lies in the sessions, every line is accounted for and the same input gives the same bytes."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -463,6 +462,3 @@ def test_every_line_ends_in_one_number(tmp_path: Path, files: list[list[bytes]])
 
 def test_normal_form() -> None:
     assert normalised(" Stra\N{LATIN SMALL LETTER SHARP S}e\t\N{FULLWIDTH LATIN CAPITAL LETTER A} \n") == "strasse a"
-
-
-Maker = Callable[..., Any]
