@@ -127,6 +127,13 @@ def test_a_cycle_of_stages(
     assert len(lines.splitlines()) == 8
     again = stages.run("evaluate", evaluate_input, "--suites", str(suites))
     assert again.raw == evaluated.raw
+    assert "in an earlier evaluation" not in again.log
+    # Another version with the same adapter: nobody is asked again, and the answers are the same.
+    other = evaluate_input | {"identity": identity(version="assistant-2")}
+    remembered = stages.run("evaluate", other, "--suites", str(suites))
+    assert remembered.report.suites == evaluated.report.suites
+    for side in ("candidate", "champion"):
+        assert f"suite house: the {side} answered it in an earlier evaluation" in remembered.log
     for ran in (curated, trained, evaluated):
         assert len(ran.raw) <= MAX_REPORT_BYTES
 

@@ -24,10 +24,11 @@ from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
 from ratchet_trainer.dataset import write_json
 from ratchet_trainer.errors import UserError
+from ratchet_trainer.evaluate.memory import Asking, Memory
 from ratchet_trainer.evaluate.statistics import Paired, compare
 from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
-from ratchet_trainer.models import fetch_adapter, resolve_base
+from ratchet_trainer.models import LocalModel, fetch_adapter, resolve_base
 from ratchet_trainer.storage import Location, Store
 from ratchet_trainer.suites import Case, read_suite
 
@@ -84,7 +85,7 @@ def run(
         if adapter is not None:
             fetch_adapter(adapter, store, scratch / name)
             folders[name] = scratch / name
-    asked = _ask(stage, base.path, folders, cases, progress)
+    asked = _ask(stage, base, folders, cases, progress, Memory(store, stage.identity.storage_uri))
     folder = scratch / "report"
     _write(folder, stage, asked)
     inputs = {"recipe": recipe, "base": base.digest}
@@ -95,29 +96,35 @@ def run(
 
 def _recipe(stage: EvaluateInput, cases: dict[str, list[Case]]) -> str:
     """Digest of all that determines the report."""
-
-    def digest(adapter: AdapterRef | None) -> str:
-        return "" if adapter is None else adapter.digest
-
     recipe = {
         "base": stage.base_model.dump(),
-        "candidate": digest(stage.candidate),
-        "champion": digest(stage.champion),
+        "candidate": _digest(stage.candidate),
+        "champion": _digest(stage.champion),
         "policy": stage.policy.dump(),
         "cases": {name: [case.model_dump() for case in found] for name, found in cases.items()},
     }
     return "sha256:" + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
+def _digest(adapter: AdapterRef | None) -> str:
+    return "" if adapter is None else adapter.digest
+
+
 def _ask(
-    stage: EvaluateInput, base: Path, adapters: dict[str, Path], cases: dict[str, list[Case]], progress: Progress
+    stage: EvaluateInput,
+    base: LocalModel,
+    adapters: dict[str, Path],
+    cases: dict[str, list[Case]],
+    progress: Progress,
+    memory: Memory,
 ) -> list[Asked]:
     from ratchet_trainer.generation.batch import answer_all
 
     use_threads()
     name, device = stage.base_model.uri, pick_device()
-    tokenizer = load_tokenizer(base, name)
-    model = load_model(base, name, device, inference_dtype(device))
+    dtype = inference_dtype(device)
+    tokenizer = load_tokenizer(base.path, name)
+    model = load_model(base.path, name, device, dtype)
     stops = stop_ids(tokenizer, model.generation_config)
     switch = load_adapters(model, adapters)
     # The same adapter on both sides needs asking once: greedy answers are the same answers.
@@ -129,10 +136,19 @@ def _ask(
         prompts = _prompts(tokenizer, suite, cases[suite.name])
         answers = {}
         for side in sides:
+            adapter = stage.candidate if side == "candidate" else stage.champion
+            asking = Asking(base.digest, _digest(adapter), prompts, suite.max_new_tokens, f"{device.type} {dtype}")
+            known = memory.recall(asking)
+            if known is not None:
+                log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
+                ticker.spare(len(known))
+                answers[side] = known
+                continue
             with switch(side) as active:
                 answers[side] = answer_all(
                     active, tokenizer, stops, prompts, suite.max_new_tokens, stage.batch_size, ticker.part()
                 )
+            memory.keep(asking, answers[side])
         candidate = answers["candidate"]
         asked.append(Asked(suite, cases[suite.name], answers.get("champion", candidate), candidate))
         result = asked[-1].compared(float(stage.policy.confidence))
@@ -162,6 +178,10 @@ class _Ticker:
         self._total = total
         self._done = self._tokens = 0
         self._began = self._said = time.monotonic()
+
+    def spare(self, count: int) -> None:
+        """So many need not be asked."""
+        self._total -= count
 
     def part(self) -> Callable[[int, int], None]:
         """A callback for one suite and side."""
