@@ -3,16 +3,23 @@
 Room: cli. Writes artifacts to S3, runs the trainer's command line as a process, applies ModelVersions.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ratchet_api.artifacts import MANIFEST, Manifest
 from ratchet_api.data import AdapterRef, DatasetRef
 from ratchet_api.evaluation import EvaluationPolicy
 from ratchet_api.names import GROUP_VERSION, VERSION_KIND
@@ -23,6 +30,7 @@ from ratchet_cli.demo.errors import CameOutOtherwise, DemoError
 from ratchet_cli.demo.storage import manifest_of
 from ratchet_cli.demo.tale import Tale
 from ratchet_cli.people import bad_material
+from ratchet_local.toolchain import cache_folder
 
 ELSEWHERE = "s3://ratchet/elsewhere"
 """Where people keep what they made outside of any cycle."""
@@ -33,7 +41,7 @@ def forgetful_adapter(tale: Tale) -> AdapterRef:
     """House rows only, no anchors, a high rate: it learns the conventions and forgets the world."""
     rows = bad_material.forgetful(tale.settings.seed)
     dataset = _put_dataset(tale, "forgetful", rows)
-    return _train_elsewhere(tale, "forgetful", dataset, bad_material.FORGETFUL_HYPERPARAMETERS)
+    return _trained_elsewhere(tale, "forgetful", dataset, bad_material.FORGETFUL_HYPERPARAMETERS)
 
 
 def disliked_dataset(tale: Tale) -> DatasetRef:
@@ -97,6 +105,52 @@ def _put_dataset(tale: Tale, name: str, rows: Iterable[Mapping[str, Any]]) -> Da
     tale.store.put_files(uri, files, manifest)
     tale.screen.say(f"dataset {uri}: {len(lines)} rows, {manifest.digest[:19]}…")
     return DatasetRef(uri=uri, digest=manifest.digest)
+
+
+def _trained_elsewhere(tale: Tale, name: str, dataset: DatasetRef, settings: Hyperparameters) -> AdapterRef:
+    """A finished adapter in storage. One that an earlier demonstration trained by the same recipe is taken as it is."""
+    cached = cache_folder() / "adapters" / _recipe(tale, dataset, settings)
+    uri = f"{ELSEWHERE}/versions/{name}/0/adapter"
+    if (cached / MANIFEST).is_file():
+        manifest = Manifest.model_validate_json((cached / MANIFEST).read_bytes())
+        tale.store.put_folder(uri, cached, manifest)
+        tale.screen.say(f"adapter {uri}: {manifest.digest[:19]}…, trained by an earlier demonstration on the same rows")
+        return AdapterRef(uri=uri, digest=manifest.digest)
+    adapter = _train_elsewhere(tale, name, dataset, settings)
+    _keep(tale, adapter, cached)
+    return adapter
+
+
+def _recipe(tale: Tale, dataset: DatasetRef, settings: Hyperparameters) -> str:
+    """Hexadecimal digest of all that determines an adapter: base, rows, settings, and the trainer's own code."""
+    found = find_spec("ratchet_trainer")
+    assert found is not None, "the trainer is installed beside this package"
+    files = sorted(p for root in found.submodule_search_locations or [] for p in Path(root).rglob("*.py"))
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    parts = {
+        "base": tale.base_model_digest,
+        "dataset": dataset.digest,
+        "settings": settings.dump(),
+        "trainer": code,
+        "torch": version("torch"),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _keep(tale: Tale, adapter: AdapterRef, cached: Path) -> None:
+    """Into the cache folder, whole or not at all."""
+    manifest = tale.store.manifest(adapter.uri)
+    assert manifest is not None, "it was just trained"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".writing-") as scratch:
+        folder = Path(scratch) / "adapter"
+        for path, content in tale.store.read_files(adapter.uri).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+        # Somebody else's, if it came first, is the same one.
+        with contextlib.suppress(OSError):
+            folder.rename(cached)
 
 
 def _train_elsewhere(tale: Tale, name: str, dataset: DatasetRef, settings: Hyperparameters) -> AdapterRef:

@@ -48,7 +48,7 @@ def the_platform_comes_up(tale: Tale, resources: ExitStack) -> None:
     """etcd, API server, controllers, scheduler, Prometheus, S3, node; then the chart."""
     settings, screen = tale.settings, tale.screen
     tale.platform = resources.enter_context(platform.running(settings, screen, lambda: tale.stay))
-    platform.put_base_model(tale.platform, screen)
+    tale.base_model_digest = platform.put_base_model(tale.platform, screen).digest
     platform.without_proxies()
     platform.prepare_namespaces(tale.platform, settings.namespace)
     platform.install_chart(tale.platform, settings, screen)

@@ -33,6 +33,8 @@ class Tale:
     facts: list[Fact] = field(default_factory=list)
     steps: list[StepTime] = field(default_factory=list)
     notebook: Notebook = field(default_factory=Notebook)
+    base_model_digest: str = ""
+    """Digest of the base model's files."""
     stay: bool = False
     """Leave the platform running at the end."""
     _platform: Platform | None = None
