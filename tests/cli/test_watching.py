@@ -98,13 +98,15 @@ def test_progress_of_a_training_carries_its_numbers() -> None:
 def test_progress_of_a_rollout_carries_measured_and_limit() -> None:
     check = {"name": "feedback", "verdict": "Pass", "message": "feedback: 10 % vs 20 %, limit +5", "measuredAt": at(0)}
     serving = {"stable": arm("assistant-0", 100), "candidate": arm("v", 25)}
-    told = rollout_progress(view(serving=serving, rollout=rollout("v", "Canary", checks=[check])))
+    seen = view(serving=serving, rollout=rollout("v", "Canary", checks=[check]))
+    told = rollout_progress(seen, "v")
     assert str(told) == "v Canary at 25 %: feedback: 10 % vs 20 %, limit +5"
+    assert rollout_progress(seen, "another") is None
 
 
 def test_nothing_is_told_of_what_is_not_there() -> None:
     assert version_progress(View(), "v") is None
-    assert rollout_progress(View()) is None
+    assert rollout_progress(View(), "v") is None
     assert ended_badly(View(), "v") is None
 
 

@@ -194,7 +194,7 @@ def the_version_takes_over(tale: Tale, resources: ExitStack) -> None:
         f"{name} is champion",
         lambda view: _stable(view) == name,
         600,
-        progress=rollout_progress,
+        progress=lambda view: rollout_progress(view, name),
         impossible=lambda view: ended_badly(view, name),
     )
     tale.kubectl("get", "cycle,mv", "-n", tale.settings.namespace)
@@ -267,7 +267,7 @@ def a_slow_version_is_rolled_back(tale: Tale) -> None:
         f"{SLOW} takes traffic",
         lambda view: _candidate_weight(view, SLOW) > 0,
         240,
-        progress=rollout_progress,
+        progress=lambda view: rollout_progress(view, SLOW),
         impossible=lambda view: ended_badly(view, SLOW),
     )
     selector = f"{VERSION_LABEL}={SLOW},{ARM_LABEL}=true"
@@ -287,7 +287,7 @@ def _rolled_back(tale: Tale, name: str, check: str) -> None:
         rollout = None if view.cycle is None else view.cycle.status.rollout
         return rollout is not None and rollout.version == name and rollout.phase == "Done"
 
-    tale.until(f"the end of {name}'s rollout", over, 480, progress=rollout_progress)
+    tale.until(f"the end of {name}'s rollout", over, 480, lambda view: rollout_progress(view, name))
     view = tale.until(
         f"{name} is Rejected",
         lambda view: name in view.versions and view.versions[name].status.phase == "Rejected",

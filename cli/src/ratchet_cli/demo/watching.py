@@ -118,10 +118,10 @@ def why(owner: ModelVersion | ImprovementCycle) -> str:
     return ""
 
 
-def rollout_progress(view: View) -> Progress | None:
-    """Weight and checks of the rollout that goes on."""
+def rollout_progress(view: View, name: str) -> Progress | None:
+    """Weight and checks of a version's rollout."""
     cycle = view.cycle
-    if cycle is None or cycle.status.rollout is None:
+    if cycle is None or cycle.status.rollout is None or cycle.status.rollout.version != name:
         return None
     rollout = cycle.status.rollout
     candidate = cycle.status.serving.candidate
