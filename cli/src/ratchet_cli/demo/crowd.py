@@ -18,6 +18,10 @@ from ratchet_cli.people import Failed, People, Snapshot
 PROGRESS_SECONDS = 5.0
 
 
+PEOPLE = 40
+"""Questions under way at most: enough to keep a batch of answers full."""
+
+
 class Crowd:
     """People who talk from `__enter__` to `__exit__`, at the pace that the story asks for."""
 
@@ -28,6 +32,7 @@ class Crowd:
             model=settings.cycle,
             seed=settings.seed,
             rate=profile.quiet_rate,
+            people=PEOPLE,
             mix=profile.house_share,
             correction_share=profile.correction_share,
             noise=profile.noise,

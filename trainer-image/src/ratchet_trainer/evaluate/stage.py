@@ -118,6 +118,7 @@ def _ask(
     progress: Progress,
     memory: Memory,
 ) -> list[Asked]:
+    from ratchet_trainer.frozen import freeze_linears
     from ratchet_trainer.generation.batch import answer_all
 
     use_threads()
@@ -127,6 +128,7 @@ def _ask(
     model = load_model(base.path, name, device, dtype)
     stops = stop_ids(tokenizer, model.generation_config)
     switch = load_adapters(model, adapters)
+    freeze_linears(model)
     # The same adapter on both sides needs asking once: greedy answers are the same answers.
     same = stage.candidate is not None and stage.champion == stage.candidate
     sides = ["candidate"] if same or (stage.candidate is None and stage.champion is None) else ["candidate", "champion"]

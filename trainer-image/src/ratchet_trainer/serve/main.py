@@ -79,6 +79,7 @@ def _raise(error: BaseException | None) -> int:
 def _load(options: argparse.Namespace, loaded: list[Loaded]) -> Any:
     """In the model's thread: everything until the engine is warm."""
     began = time.monotonic()
+    from ratchet_trainer.frozen import freeze_linears
     from ratchet_trainer.generation.engine import Engine, supported
     from ratchet_trainer.loading import (
         inference_dtype,
@@ -106,6 +107,7 @@ def _load(options: argparse.Namespace, loaded: list[Loaded]) -> Any:
     if adapter.is_dir():
         check_adapter(adapter, str(Path("adapter")))
         model = merged(model, adapter)
+    freeze_linears(model)
     capacity = _capacity(options.max_model_len, model.config)
     stops = stop_ids(tokenizer, model.generation_config)
     engine = Engine(model, stops, options.max_batch, capacity)

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-model-len", type=int, metavar="TOKENS", help="longest prompt and answer together (default: the model's)"
     )
     parser.add_argument(
-        "--max-batch", type=int, default=16, metavar="N", help="answers generated at the same time (%(default)s)"
+        "--max-batch", type=int, default=32, metavar="N", help="answers generated at the same time (%(default)s)"
     )
     parser.add_argument(
         "--max-waiting", type=int, default=64, metavar="N",
