@@ -62,6 +62,13 @@ async def back(world: World) -> None:
     await world.settle()
 
 
+async def there_and_back(world: World) -> None:
+    """A person names the base model again: it returns without gate and steps."""
+    await forward(world)
+    await world.edit({"serving": {"version": "assistant-0"}})
+    await champion(world, "assistant-0")
+
+
 async def ending(world: World) -> dict[str, Any]:
     """Everything that should not depend on how often the operator died."""
     status = (await world.cycle()).status

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from operator_fake import FakeApi
-from operator_stories import back, ending, forward
+from operator_stories import back, ending, forward, there_and_back
 from operator_world import Killed, World
 
 Story = Callable[[World], Awaitable[None]]
 Kill = Callable[[World], None]
+STORIES = [forward, back, there_and_back]
 
 
 async def told(world: World, story: Story, kill: Kill = lambda world: None) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def after(number: int) -> Kill:
     return prepare
 
 
-@pytest.mark.parametrize("story", [forward, back])
+@pytest.mark.parametrize("story", STORIES)
 async def test_killed_once_after_every_write_there_is(story: Story) -> None:
     """After one write is before the next one."""
     whole = World(FakeApi(), "default")
@@ -70,7 +71,7 @@ async def test_killed_once_after_every_write_there_is(story: Story) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("story", [forward, back])
+@pytest.mark.parametrize("story", STORIES)
 async def test_killed_by_chance(story: Story, seed: int) -> None:
     expected = await told(World(FakeApi(), "default"), story)
     assert await told(World(FakeApi(), "default"), story, by_chance(seed)) == expected

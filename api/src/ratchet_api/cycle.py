@@ -119,7 +119,7 @@ class DatasetNumbers(Observed):
 
 
 RunStage = Literal["Curating", "Training", "Evaluating", "RollingOut", "Done"]
-RunOutcome = Literal["Skipped", "Failed", "GateRejected", "RolledBack", "Promoted", "Returned"]
+RunOutcome = Literal["Skipped", "Failed", "GateRejected", "RolledBack", "Promoted", "Returned", "Accepted"]
 
 
 class RunStatus(Observed):
@@ -283,6 +283,8 @@ class RolloutStatus(Observed):
     """The candidate."""
     uid: str = ""
     """Its uid: another object of its name is another version."""
+    generation: int = 0
+    """Generation of the cycle when it began."""
     digest: str
     """Digest of its adapter."""
     phase: RolloutPhase

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from ratchet_api.base import Model
+from ratchet_api.base import Model, Name
 from ratchet_api.pods import PodOverrides, Resources
 
 
@@ -16,6 +16,9 @@ class Serving(Model):
 
     runtime: Literal["vllm", "transformers"] = "vllm"
     """vllm needs a GPU; transformers serves small models on CPU."""
+    version: Name | None = None
+    """The pointer that Git may hold: only this version is rolled out, and one that served before returns at once,
+    without training, gate and steps. Absent: every accepted version gets its rollout."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pods of each arm."""
     resources: Resources = Field(default_factory=Resources)

@@ -8,11 +8,11 @@ Room: operator/domain. Pure.
     RollingBack  the decision is written; weight 0 as soon as stable can take it, until every gateway says so
     Done         terminal
 
-Rules in every phase but the last two: abort, a failing arm, an arm that does not list its model and an arm that is
-not ready in time roll back at once; so does a check that failed more often than its limit. Weight rises, and a bake
-ends well, only in a pass that brings fresh measurements of which none fails. A measurement that could not be made
-(NoData, QueryError, Stale, ManySeries) blocks both; one with too few samples does not, if the check has passed before
-(in this step, for a rise; in this rollout, for the end of the bake).
+Rules in every phase but the last two: abort, a pointer that names another version, a failing arm, an arm that does not
+list its model and an arm that is not ready in time roll back at once; so does a check that failed more often than its
+limit. Weight rises, and a bake ends well, only in a pass that brings fresh measurements of which none fails. A
+measurement that could not be made (NoData, QueryError, Stale, ManySeries) blocks both; one with too few samples does
+not, if the check has passed before (in this step, for a rise; in this rollout, for the end of the bake).
 """
 
 from collections.abc import Sequence
@@ -79,6 +79,8 @@ class RolloutObservation:
     checks: tuple[Check, ...] | None = None
     """Fresh judgements when a measurement was due, else None."""
     abort: bool = False
+    unwanted: str | None = None
+    """A sentence when serving.version names another version by now: back to stable, without blame."""
     suspended: bool = False
 
 
@@ -290,6 +292,8 @@ def _hard_trigger(
     arm = seen.candidate
     if seen.abort:
         return _decision("RolledBack", Reason.ABORTED, f"a person asked for the rollback of {status.version}", now)
+    if seen.unwanted is not None:
+        return _decision("Returned", Reason.POINTER_MOVED, seen.unwanted, now)
     if arm.failure is not None:
         return _decision("RolledBack", arm.failure_reason, arm.failure, now)
     if arm.exists and arm.ready > 0 and arm.serves_model is False:

@@ -33,6 +33,8 @@ class RunVersion:
     failed: Remark | None = None
     in_rollout: bool = False
     """Its rollout has ended, or is being taken back."""
+    awaits_pointer: bool = False
+    """serving.version names another version, so it is not rolled out before a person says so."""
 
 
 def active(run: RunStatus | None) -> bool:
@@ -124,6 +126,8 @@ def follow(run: RunStatus, version: RunVersion | None, now: datetime) -> RunStat
         return run.model_copy(update={"stage": "RollingOut"})
     if version.rejected is not None:
         return finished(run, "GateRejected", version.rejected.message, now)
+    if version.accepted and version.awaits_pointer:
+        return finished(run, "Accepted", f"{run.version} is accepted and waits for serving.version", now)
     if version.accepted:
         return run.model_copy(update={"stage": "RollingOut"})
     return run.model_copy(update={"stage": "Evaluating" if version.trained else "Training"})
@@ -158,6 +162,8 @@ def event(run: RunStatus, why: Reason | None = None) -> tuple[Reason, str, bool]
     match run.outcome:
         case "Skipped":
             return Reason.SKIPPED, f"run {run.number} was skipped: {run.message}", False
+        case "Accepted":
+            return Reason.AWAITING_POINTER, f"run {run.number}: {run.message}", False
         case "Promoted":
             return Reason.PROMOTED, f"run {run.number} made {run.version} champion", False
         case "GateRejected":

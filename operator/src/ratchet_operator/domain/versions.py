@@ -93,7 +93,8 @@ def standing(version: ModelVersion, cycle: ImprovementCycle) -> Standing:
     """Everything that is known of a version now."""
     root, conditions = is_root(version), version.status.conditions
     decision = own_decision(version, cycle.status)
-    outcome = version.status.outcome or (decision.outcome if decision is not None else None)
+    # A version that returns has more than one rollout: the cycle's word is the latest.
+    outcome = decision.outcome if decision is not None else version.status.outcome
     trained = _trained(version, root)
     gate, accepted = (None, None) if outdated(version, cycle.status) else _gate(version, cycle.status, root)
     rejected = _rejected(version, cycle, accepted, gate, decision)
@@ -234,16 +235,20 @@ def ready_for_rollout(version: ModelVersion, cycle: ImprovementCycle) -> bool:
     if stable is None or stable.version == version.metadata.name:
         return False
     now = standing(version, cycle)
-    recorded = find(version.status.conditions, ConditionType.ACCEPTED)
     return (
-        recorded is not None
-        and recorded.status == "True"
+        recorded_as_accepted(version)
         and now.accepted is True
         and now.rejected is None
         and now.failed is None
         and now.place is None
         and now.outcome is None
     )
+
+
+def recorded_as_accepted(version: ModelVersion) -> bool:
+    """Whether its own status says that it is accepted: nothing is rolled out on a decision that is not written."""
+    recorded = find(version.status.conditions, ConditionType.ACCEPTED)
+    return recorded is not None and recorded.status == "True"
 
 
 def candidates(versions: Sequence[ModelVersion], cycle: ImprovementCycle) -> list[ModelVersion]:
@@ -304,7 +309,8 @@ def _rejection(version: ModelVersion) -> Rejected | None:
 
 def of_run(version: ModelVersion, cycle: ImprovementCycle) -> RunVersion:
     """What the run looks at."""
-    now = standing(version, cycle)
+    now, rollout = standing(version, cycle), cycle.status.rollout
+    on_its_way = rollout is not None and is_of(rollout, version) and rollout.phase != "Done"
     return RunVersion(
         uid=version.metadata.uid,
         trained=now.trained is not None,
@@ -312,4 +318,5 @@ def of_run(version: ModelVersion, cycle: ImprovementCycle) -> RunVersion:
         rejected=now.rejected,
         failed=now.failed,
         in_rollout=now.outcome is not None,
+        awaits_pointer=cycle.spec.serving.version not in (None, version.metadata.name) and not on_its_way,
     )

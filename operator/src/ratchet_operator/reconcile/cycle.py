@@ -198,10 +198,14 @@ class CyclePass:
             self.wake.append(self.ctx.settings.pace.rollout)
 
     def _begin(self) -> None:
-        self.status, version = rollout.begun(self.status, self.before, self.versions, self.now)
-        if version is not None:
+        self.status, asked = rollout.begun(self.status, self.before, self.versions, self.now)
+        if asked.stalled is not None:
+            self.stalled.append(asked.stalled)
+        if asked.waiting is not None:
+            self.waiting.append(asked.waiting)
+        if asked.wanted is not None:
             self.wake.append(self.ctx.settings.pace.rollout)
-            self.tell(False, Reason.CANARY, f"the rollout of {version.metadata.name} begins: its arm comes up")
+            self.tell(False, Reason.CANARY, f"the rollout of {asked.wanted.metadata.name} begins: its arm comes up")
 
     def _note_weights(self, routes: list[Any] | None) -> None:
         serving, key = self.status.serving, f"{self.namespace}/{self.name}"

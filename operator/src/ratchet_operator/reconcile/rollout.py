@@ -4,6 +4,7 @@ Room: operator, reconcile. The decisions are domain.rollout's; ended rollouts ar
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -11,8 +12,9 @@ from ratchet_api.cycle import Arm, Check, ImprovementCycle, ImprovementCycleStat
 from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.gateway import Routes, weight_in_force
-from ratchet_operator.domain import ledger, queries, rollout, versions
+from ratchet_operator.domain import ledger, pointer, queries, rollout, versions
 from ratchet_operator.domain.analysis import ArmReadings, judge
+from ratchet_operator.domain.pointer import Pointer
 from ratchet_operator.domain.rollout import Move, RolloutObservation
 from ratchet_operator.manifests.arms import deployment_name
 from ratchet_operator.reconcile.arms import ArmSeen
@@ -81,6 +83,7 @@ def observation(
         checks=checks,
         # Whoever deletes the version does not want it to serve.
         abort=meta.annotations.get(ABORT_ANNOTATION) == name or deleted,
+        unwanted=pointer.elsewhere(cycle, name),
         suspended=cycle.spec.suspend,
     )
 
@@ -96,21 +99,19 @@ def moved(status: ImprovementCycleStatus, move: Move) -> ImprovementCycleStatus:
 
 def begun(
     status: ImprovementCycleStatus, cycle: ImprovementCycle, found: Sequence[ModelVersion], now: datetime
-) -> tuple[ImprovementCycleStatus, ModelVersion | None]:
-    """With the rollout of the oldest accepted version that waits for one, if one may begin."""
-    if cycle.spec.suspend or going_on(status) is not None or status.serving.stable is None:
-        return status, None
-    if not versions.acknowledged(found, status):
-        return status, None
-    present = cycle.model_copy(update={"status": status})
-    version = next(iter(versions.candidates(found, present)), None)
-    if version is None:
-        return status, None
+) -> tuple[ImprovementCycleStatus, Pointer]:
+    """With the rollout of the version whose turn it is, if one may begin; and what serving.version comes to."""
+    if going_on(status) is not None or status.serving.stable is None or not versions.acknowledged(found, status):
+        return status, Pointer()
+    asked = pointer.follow(cycle.model_copy(update={"status": status}), found)
+    version = asked.wanted
+    if version is None or cycle.spec.suspend:
+        return status, dataclasses.replace(asked, wanted=None)
     digest = versions.digest(version)
     name = version.metadata.name
     begin = rollout.begin(name, digest, ledger.is_known_good(status, digest), now)
-    begin = begin.model_copy(update={"uid": version.metadata.uid})
-    return ledger.started(status, new_arm(name, digest, now), begin), version
+    begin = begin.model_copy(update={"uid": version.metadata.uid, "generation": cycle.metadata.generation})
+    return ledger.started(status, new_arm(name, digest, now), begin), asked
 
 
 def settled(

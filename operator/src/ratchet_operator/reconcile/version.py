@@ -22,7 +22,7 @@ from ratchet_api.version import (
     TrainingStatus,
 )
 from ratchet_operator.clients.events import Subject
-from ratchet_operator.domain import gate, retries, stages, versions
+from ratchet_operator.domain import gate, pointer, retries, stages, versions
 from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditions, version_phase
 from ratchet_operator.errors import InvalidObject, Waiting
 from ratchet_operator.manifests import pods
@@ -127,6 +127,11 @@ class VersionPass:
         elif now.place == "Candidate":
             said = versions.remark(cycle.status.conditions, ConditionType.RECONCILING)
             self.waiting = said if said is not None and said.reason is Reason.UNSCHEDULABLE else None
+        elif now.accepted and now.place is None and now.outcome is None and not now.root:
+            elsewhere = pointer.elsewhere(cycle, name)
+            if elsewhere is not None:
+                text = f"accepted; {elsewhere}: write {name} there to roll it out"
+                self.waiting = Remark(Reason.AWAITING_POINTER, text)
 
     async def _stage(self, cycle: ImprovementCycle, name: versions.Next) -> None:
         entry = versions.stage(self.version, name)
