@@ -27,6 +27,7 @@ CASES: dict[str, Values] = {
     "default": {},
     "namespaces": {"watch": {"namespaces": ["team-a", "team-b"]}},
     "everything": {
+        "prometheus": {"url": PROMETHEUS, "credentialsSecret": "prometheus", "headers": {"X-Scope-OrgID": "team-a"}},
         "images": {"pullSecrets": ["registry"], "operator": {"digest": "sha256:" + "a" * 64}, "vllm": {"tag": "v9"}},
         "operator": {
             "replicas": 2,

@@ -1,5 +1,7 @@
 """The command line: what it takes, and what it says when it does not."""
 
+from pathlib import Path
+
 import pytest
 
 from ratchet_operator.settings import Address, parse
@@ -24,6 +26,13 @@ def test_a_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert level == "info"
 
 
+def test_prometheus_credentials() -> None:
+    arguments = ["--prometheus-credentials", "/etc/ratchet/prometheus", "--prometheus-header", "X-Scope-OrgID=a=b"]
+    settings, _ = parse([*RIGHT, *arguments])
+    assert settings.prometheus_credentials == Path("/etc/ratchet/prometheus")
+    assert settings.prometheus_headers == {"X-Scope-OrgID": "a=b"}
+
+
 def test_without_election_there_is_one_operator() -> None:
     assert parse(RIGHT)[0].election is None
 
@@ -34,13 +43,13 @@ def test_without_election_there_is_one_operator() -> None:
         ("--health-address", "8081", "write HOST:PORT"),
         ("--health-address", "127.0.0.1:99999", "write HOST:PORT"),
         ("--prometheus-url", "prometheus:9090", "write for example http://"),
+        ("--prometheus-header", "X-Scope-OrgID", "write NAME=VALUE"),
     ],
 )
 def test_a_wrong_one_is_told_what_to_write(
     flag: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = list(RIGHT)
-    arguments[arguments.index(flag) + 1] = value
+    arguments = [*RIGHT, flag, value]
     with pytest.raises(SystemExit):
         parse(arguments)
     assert words in capsys.readouterr().err

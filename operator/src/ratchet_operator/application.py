@@ -12,6 +12,7 @@ from typing import Literal, Self
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import CYCLE_KIND, VERSION_KIND
 from ratchet_api.version import ModelVersion
+from ratchet_operator.clients.access import Access
 from ratchet_operator.clients.arms import Arms
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Gateway
@@ -62,11 +63,12 @@ class Application:
             self._transport = self._api = await Api.connect()
         self._http = Http()
         kube = Kube(self._transport, self.leader.guard, self.metrics)
+        access = Access(self.settings.prometheus_credentials, self.settings.prometheus_headers)
         identity = self.settings.election.identity if self.settings.election is not None else "ratchet-operator"
         self.context = Context(
             kube=kube,
             events=Events(kube, identity),
-            prometheus=Prometheus(self._http, self.settings.prometheus_url),
+            prometheus=Prometheus(self._http, self.settings.prometheus_url, access),
             gateway=Gateway(self._http, kube, self.settings.gateway_namespace),
             arms=Arms(self._http),
             settings=self.settings,

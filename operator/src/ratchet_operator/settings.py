@@ -5,9 +5,11 @@ Room: operator. Pure; touches nothing.
 
 import argparse
 import os
+import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -73,13 +75,17 @@ class Settings:
     gateway_namespace: str
     """Namespace of the gateway's pods."""
     prometheus_url: str
-    """Base address of Prometheus' HTTP API."""
+    """Base address of Prometheus' HTTP API, with its path prefix if it has one."""
     images: Images
     """Images."""
     health: Address
     """Where /healthz and /readyz answer."""
     metrics: Address
     """Where /metrics answers."""
+    prometheus_credentials: Path | None = None
+    """Folder with the keys of a Secret, see clients.access."""
+    prometheus_headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of every query."""
     namespaces: tuple[str, ...] = ()
     """Namespaces that are watched; empty means all."""
     election: Election | None = None
@@ -106,6 +112,14 @@ def url(text: str) -> str:
     return text.rstrip("/")
 
 
+def header(text: str) -> tuple[str, str]:
+    """`NAME=VALUE` to a pair. Raises argparse.ArgumentTypeError with an example."""
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z0-9-]+", name) or "\n" in value or "\r" in value:
+        raise argparse.ArgumentTypeError(f"{text!r} is no header: write NAME=VALUE, for example X-Scope-OrgID=team-a")
+    return name, value
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m ratchet_operator`."""
     top = argparse.ArgumentParser(
@@ -118,6 +132,10 @@ def parser() -> argparse.ArgumentParser:
     add = run.add_argument
     add("--gateway-namespace", required=True, metavar="NS", help="namespace of the gateway's pods")
     add("--prometheus-url", required=True, type=url, metavar="URL", help="base address of Prometheus")
+    add("--prometheus-credentials", type=Path, metavar="DIR",
+        help="mounted Secret with token, or username and password, and ca.crt, tls.crt, tls.key as needed")  # fmt: skip
+    add("--prometheus-header", action="append", default=[], type=header, metavar="NAME=VALUE",
+        help="header of every query, for example X-Scope-OrgID=team-a; repeatable")  # fmt: skip
     add("--trainer-image", required=True, metavar="IMAGE", help="image of the stages and the transformers runtime")
     add("--vllm-image", required=True, metavar="IMAGE", help="default image of the vllm runtime")
     add("--namespace", action="append", default=[], metavar="NS", help="namespace to watch; repeatable (default: all)")
@@ -140,6 +158,8 @@ def from_args(arguments: argparse.Namespace) -> Settings:
     return Settings(
         gateway_namespace=arguments.gateway_namespace,
         prometheus_url=arguments.prometheus_url,
+        prometheus_credentials=arguments.prometheus_credentials,
+        prometheus_headers=dict(arguments.prometheus_header),
         images=Images(trainer=arguments.trainer_image, vllm=arguments.vllm_image),
         health=arguments.health_address,
         metrics=arguments.metrics_address,

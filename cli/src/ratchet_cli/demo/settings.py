@@ -37,7 +37,7 @@ class Profile:
     """Fields of the cycle that differ from examples/assistant/cycle.yaml: dotted path -> value."""
 
 
-FULL = Profile(name="full", answers=400, talk_rate=6.0, quiet_rate=0.05, canary_rate=6.0)
+FULL = Profile(name="full", answers=340, talk_rate=6.0, quiet_rate=0.05, canary_rate=6.0)
 QUICK = Profile(
     name="quick",
     answers=240,

@@ -3,6 +3,8 @@
 Room: operator, clients.
 """
 
+import ssl
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -22,10 +24,18 @@ class Http:
         """Close the connections."""
         await self._session.close()
 
-    async def get(self, url: str, seconds: float, params: dict[str, str] | None = None) -> tuple[int, Any]:
-        """(status, JSON). Raises NoAnswer."""
+    async def get(
+        self,
+        url: str,
+        seconds: float,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | bool = True,
+    ) -> tuple[int, Any]:
+        """(status, JSON). `tls` True trusts the system's authorities. Raises NoAnswer."""
+        timeout = aiohttp.ClientTimeout(total=seconds)
         try:
-            async with self._session.get(url, params=params, timeout=aiohttp.ClientTimeout(total=seconds)) as answer:
+            async with self._session.get(url, params=params, headers=headers, ssl=tls, timeout=timeout) as answer:
                 return answer.status, await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise NoAnswer(f"{type(error).__name__}: {error}".rstrip(": ")) from error

@@ -7,26 +7,36 @@ import asyncio
 import math
 from typing import Any
 
+from ratchet_operator.clients.access import Access, BadCredentials
 from ratchet_operator.clients.http import Http, NoAnswer
 from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Sample
 from ratchet_operator.domain.queries import ArmQueries
 
 SECONDS = 10.0
+_CURE = "see prometheus.credentialsSecret in the chart's values"
 
 
 class Prometheus:
     """The HTTP API of one Prometheus."""
 
-    def __init__(self, http: Http, url: str) -> None:
+    def __init__(self, http: Http, url: str, access: Access | None = None) -> None:
         self._http = http
         self._url = f"{url}/api/v1/query"
+        self._access = access or Access()
 
     async def reading(self, query: str) -> Reading:
         """The query's one number. Never raises: what goes wrong is QueryError, NoData or ManySeries."""
         try:
-            status, body = await self._http.get(self._url, SECONDS, {"query": query})
+            headers, tls = self._access.headers(), self._access.tls()
+            status, body = await self._http.get(self._url, SECONDS, {"query": query}, headers, tls)
+        except BadCredentials as error:
+            return NoSample("QueryError", str(error))
         except NoAnswer as error:
             return NoSample("QueryError", f"Prometheus does not answer ({error})")
+        if status in (401, 403):
+            return NoSample(
+                "QueryError", f"Prometheus lets nobody in without the right credentials ({status}): {_CURE}"
+            )
         return parsed(status, body)
 
     async def arm(self, queries: ArmQueries) -> ArmReadings:
