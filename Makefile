@@ -38,7 +38,7 @@ demo: $(STAMP) ## the whole story on this machine: a cycle forward, and back (KE
 	@exec "$(PY)" -m ratchet_cli demo --state .ratchet/demo $(if $(filter 1 yes true,$(KEEP)),--keep)
 
 .PHONY: test
-test: check unit apiserver trainer ## everything but the story: lint, types, layers, unit, API server, trainer, gateway
+test: check unit apiserver trainer e2e ## everything: lint, types, layers, unit, API server, trainer, gateway, end to end
 	@echo "==> make test: all passed"
 
 .PHONY: check
@@ -68,7 +68,7 @@ trainer: $(STAMP) ## tests that load a real language model, and other slow ones
 	@$(PYTEST) -m "(model or slow) and not apiserver and not e2e"
 
 .PHONY: e2e
-e2e: $(STAMP) ## the story, shortened, on the local platform (not yet part of `make test`: see README)
+e2e: $(STAMP) ## the story, shortened, on the local platform
 	@echo "==> end to end"
 	@$(PYTEST) -m e2e -s
 

@@ -1,4 +1,4 @@
-"""The example's manifests, and a profile's overrides of them."""
+"""The example's manifests."""
 
 from pathlib import Path
 
@@ -6,20 +6,13 @@ import pytest
 import yaml
 
 from ratchet_api.cycle import ImprovementCycle
-from ratchet_cli.demo.cycle import cycle_manifests, overridden
+from ratchet_cli.demo.cycle import cycle_manifests
 from ratchet_cli.demo.errors import Unprepared
 from ratchet_cli.demo.settings import FULL, QUICK, Profile, Settings, find_checkout
 
 
 def settings(checkout: Path, state: Path, profile: Profile) -> Settings:
     return Settings(state=state, checkout=checkout, profile=profile)
-
-
-def test_overrides_replace_and_make_blocks() -> None:
-    text = "spec:\n  a: {b: 1, c: 2}\n"
-    assert yaml.safe_load(overridden(text, {"spec.a.b": 3, "spec.x.y": "z"})) == {
-        "spec": {"a": {"b": 3, "c": 2}, "x": {"y": "z"}}
-    }
 
 
 @pytest.mark.parametrize("profile", [FULL, QUICK], ids=lambda p: p.name)

@@ -1,14 +1,10 @@
-"""The manifests of examples/assistant, as they are or with a profile's overrides.
+"""The manifests of examples/assistant.
 
 Room: cli. Reads files.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ratchet_cli.demo.errors import Unprepared
 from ratchet_cli.demo.settings import Settings
@@ -23,7 +19,7 @@ class ManifestFile:
     shown: str
     """Its path as a person would write it."""
     text: str
-    """Its content, overrides applied."""
+    """Its content."""
 
 
 def cycle_manifests(settings: Settings) -> list[ManifestFile]:
@@ -32,23 +28,8 @@ def cycle_manifests(settings: Settings) -> list[ManifestFile]:
     if not cycle.is_file():
         raise Unprepared(f"{cycle} does not exist: the checkout named by --checkout is not complete")
     others = sorted(p for p in settings.example.glob("*.yaml") if not p.name.startswith("cycle"))
-    found = [ManifestFile(_shown(path), path.read_text(encoding="utf-8")) for path in others]
-    text = cycle.read_text(encoding="utf-8")
-    overrides = settings.profile.overrides
-    return [*found, ManifestFile(_shown(cycle), overridden(text, overrides) if overrides else text)]
+    return [ManifestFile(_shown(path), path.read_text(encoding="utf-8")) for path in (*others, cycle)]
 
 
 def _shown(path: Path) -> str:
     return str(Path(*path.parts[-3:]))
-
-
-def overridden(text: str, overrides: Mapping[str, object]) -> str:
-    """A YAML document with some fields replaced: `spec.a.b` -> value. Missing blocks on the way are made."""
-    document: dict[str, Any] = yaml.safe_load(text)
-    for dotted, value in overrides.items():
-        *path, last = dotted.split(".")
-        block = document
-        for key in path:
-            block = block.setdefault(key, {})
-        block[last] = value
-    return yaml.safe_dump(document, sort_keys=False)

@@ -3,7 +3,7 @@
 Room: cli. Pure, apart from `find_checkout`, which looks for files.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,19 +33,16 @@ class Profile:
     """Share of verdicts that are wrong."""
     forgetful: bool = True
     """Whether the version that forgot its general knowledge is part of it."""
-    overrides: dict[str, object] = field(default_factory=dict)
-    """Fields of the cycle that differ from examples/assistant/cycle.yaml: dotted path -> value."""
 
 
 FULL = Profile(name="full", answers=340, talk_rate=6.0, quiet_rate=0.05, canary_rate=6.0)
 QUICK = Profile(
     name="quick",
-    answers=240,
+    answers=200,
     talk_rate=6.0,
     quiet_rate=0.05,
     canary_rate=6.0,
     forgetful=False,
-    overrides={"spec.training.hyperparameters.epochs": 1},
 )
 
 
