@@ -1,4 +1,4 @@
-"""The `ratchet` command: `ratchet local ...` and `ratchet demo`.
+"""The `ratchet` command: a person on call, the local platform and the demonstration.
 
 Room: cli. Parses arguments and hands over; heavy imports happen in the command that needs them.
 """
@@ -6,19 +6,22 @@ Room: cli. Parses arguments and hands over; heavy imports happen in the command 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import ratchet_local.cli
 from ratchet_cli.demo import cli as demo
+from ratchet_cli.oncall import cli as oncall
 from ratchet_local.errors import LocalError
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(program: str = "ratchet") -> argparse.ArgumentParser:
+    """The whole command line of `program`, which is `ratchet` or `kubectl ratchet`."""
     root = argparse.ArgumentParser(
-        prog="ratchet",
+        prog=program,
         description="Keep a served language model improving from its own use, and never let it get worse unnoticed.",
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    oncall.register(commands, program)
     ratchet_local.cli.register(commands)
     demo.register(commands)
     return root
@@ -26,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 when it did what was asked."""
-    arguments = parser().parse_args(argv)
+    program = "kubectl ratchet" if Path(sys.argv[0]).name == "kubectl-ratchet" else "ratchet"
+    arguments = parser(program).parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except LocalError as error:

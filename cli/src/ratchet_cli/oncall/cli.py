@@ -1,0 +1,164 @@
+"""The on-call part of the command line: which commands there are, what they take, and how they end.
+
+Room: cli. Heavy imports (the Kubernetes client, rich) happen in the command that needs them.
+"""
+
+import argparse
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from ratchet_api.base import parse_duration
+from ratchet_cli.oncall.errors import EXIT_CODES, FAILED, OncallError
+
+_Raw = argparse.RawDescriptionHelpFormatter
+
+
+def register(commands: Any, program: str) -> None:
+    """Add the on-call commands; `program` is what the person typed, `ratchet` or `kubectl ratchet`."""
+    add = functools.partial(_add, commands, program)
+    _looking(add)
+    _acting(add)
+
+
+def _add(
+    commands: Any,
+    program: str,
+    name: str,
+    function: str,
+    text: str,
+    more: str = "",
+    examples: str = "",
+    named: str = "",
+) -> argparse.ArgumentParser:
+    """One command. `function` is `module:function` below this package."""
+    shown = "\n".join(f"  {program} {line}" for line in examples.splitlines())
+    epilog = (f"examples:\n{shown}\n\n" if shown else "") + EXIT_CODES
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}." + (f"\n{more}" if more else ""),
+        epilog=epilog,
+        formatter_class=_Raw,
+    )
+    parser.set_defaults(run=functools.partial(_told, function), program=program)
+    if named:
+        parser.add_argument("name", metavar=named, help=f"name of the {named.lower().replace('|', ' or ')}")
+    place = parser.add_argument_group("where")
+    place.add_argument("-n", "--namespace", help="namespace (the one of the kubeconfig's context)")
+    place.add_argument("--context", help="context of the kubeconfig (its current one)")
+    place.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig ($KUBECONFIG, else ~/.kube/config)")
+    return parser
+
+
+def _told(function: str, args: argparse.Namespace) -> int:
+    """Import and call a command; our errors become a sentence on stderr and their exit code."""
+    module, _, name = function.partition(":")
+    command: Callable[[argparse.Namespace], int] = getattr(
+        importlib.import_module(f"ratchet_cli.oncall.{module}"), name
+    )
+    try:
+        return command(args)
+    except OncallError as error:
+        print(f"{args.program}: {error}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:
+        # The reader (`head`, say) has had enough; the interpreter must not stumble over it again on its way out.
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        return FAILED
+
+
+def duration(text: str) -> timedelta:
+    """An argument such as `90s` or `1h30m`."""
+    try:
+        parsed = parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    assert isinstance(parsed, timedelta)
+    return parsed
+
+
+def _looking(add: Callable[..., argparse.ArgumentParser]) -> None:
+    parser = add(
+        "get", "commands:get", "show cycles: stages, arms with their weights, checks, history",
+        "Without a name, one line for each cycle; with one, the whole of it as a tree.",
+        "get\nget assistant\nget assistant -w\nget -A -o wide\nget assistant -o json",
+    )  # fmt: skip
+    parser.add_argument(
+        "name", nargs="?", metavar="CYCLE|VERSION", help="what to show; without it, all cycles in one line each"
+    )
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="cycles of all namespaces")
+    parser.add_argument("-w", "--watch", action="store_true", help="stay, and redraw whenever something changes")
+    parser.add_argument("-o", "--output", choices=("json", "yaml", "wide", "name"), help="form of the answer")
+    add(
+        "explain", "commands:explain", "say what happens now, why, since when, and what to type next",
+        examples="explain assistant\nexplain assistant-7", named="CYCLE|VERSION",
+    )  # fmt: skip
+    parser = add(
+        "status", "commands:status", "tell whether a cycle is where it should be, or wait for it; for pipelines",
+        "Goals: ready, the champion answers; idle, no run and no rollout goes on;\npromoted, the present run's version "
+        "(or --version) is champion and has\nstood its bake.",
+        "status assistant --for ready\nrun assistant && ratchet status assistant --wait --for promoted --timeout 4h\n"
+        "status assistant --wait --for promoted --version my-adapter", named="CYCLE",
+    )  # fmt: skip
+    parser.add_argument("--wait", action="store_true", help="wait until it is reached, or can no longer be")
+    parser.add_argument(
+        "--for", dest="goal", choices=("ready", "idle", "promoted"), default="ready", help="the goal (ready)"
+    )
+    parser.add_argument("--version", help="with --for promoted: the version that is meant")
+    parser.add_argument(
+        "--timeout", type=duration, metavar="TIME", help="wait no longer than this, such as 90s or 4h (for ever)"
+    )
+    parser = add(
+        "doctor", "commands:doctor", "check the installation, and whether all is there that a cycle needs",
+        "Each thing that is missing comes with what mends it. Secrets are looked at for the names of their keys only.",
+        "doctor\ndoctor assistant",
+    )  # fmt: skip
+    parser.add_argument(
+        "name", nargs="?", metavar="CYCLE", help="name of the cycle; without it, the installation alone"
+    )
+    parser.add_argument(
+        "--system-namespace", metavar="NS", help="where operator and gateway run (found by their labels)"
+    )
+    parser = add(
+        "lineage", "commands:show_lineage", "show a version's parents, what each was made of, and what proved it",
+        examples="lineage assistant-7\nlineage assistant-7 -o json", named="VERSION",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", choices=("json", "yaml"), help="form of the answer")
+
+
+def _acting(add: Callable[..., argparse.ArgumentParser]) -> None:
+    def act(name: str, text: str, more: str, examples: str, named: str = "CYCLE") -> argparse.ArgumentParser:
+        parser = add(name, f"commands:{name}", text, more, examples, named)
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say what would happen; the API server checks, nothing is changed"
+        )
+        return parser
+
+    act(
+        "run",
+        "start a run now",
+        "It curates, trains, proves and rolls out, as a scheduled one does.",
+        "run assistant\nrun assistant --dry-run",
+    )
+    parser = act(
+        "abort", "take the candidate back to weight 0 now", "Its digest is rejected for good, until it is retried.",
+        "abort assistant\nabort assistant assistant-7",
+    )  # fmt: skip
+    parser.add_argument("version", nargs="?", metavar="VERSION", help="only if it is this one that is being rolled out")
+    act(
+        "pause",
+        "stop starting runs and raising weights; serving goes on",
+        "Writes spec.suspend: true; Git may undo it.",
+        "pause assistant",
+    )
+    act("resume", "end a pause", "Writes spec.suspend: false; Git may undo it.", "resume assistant")
+    act(
+        "retry", "try again what failed, was rejected, or was taken back",
+        "A version is made anew under another name from the same recipe or adapter, and its digest is named in\n"
+        "spec.rollout.retryDigests; of a cycle, the last run is repeated.",
+        "retry assistant-7\nretry assistant", "CYCLE|VERSION",
+    )  # fmt: skip
