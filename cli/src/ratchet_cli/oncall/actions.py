@@ -189,8 +189,10 @@ def _again(view: View, version: ModelVersion) -> dict[str, Any]:
     if version.adapter is not None:
         # It is trained already: only the proof is to be repeated.
         spec = spec.model_copy(update={"adapter": version.adapter, "dataset": None, "training": None})
+    # Only what somebody wrote: defaults are the API server's, which may know other fields than we do.
+    written = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
     metadata = {"name": name, "namespace": version.metadata.namespace}
-    return {"apiVersion": GROUP_VERSION, "kind": VERSION_KIND, "metadata": metadata, "spec": spec.dump()}
+    return {"apiVersion": GROUP_VERSION, "kind": VERSION_KIND, "metadata": metadata, "spec": written}
 
 
 def _unlocked(

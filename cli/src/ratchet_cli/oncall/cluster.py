@@ -45,7 +45,10 @@ class Cluster:
             raise Unreachable(
                 f"no cluster is configured ({error}): write --kubeconfig FILE, or set KUBECONFIG"
             ) from error
-        configuration.retries = urllib3.Retry(connect=2, read=0, redirect=0, status=0, backoff_factor=0.2)
+        # An API server that is busy says when to come back; nothing that may have been done is done twice.
+        configuration.retries = urllib3.Retry(
+            connect=2, read=0, redirect=0, status=5, allowed_methods=None, backoff_factor=0.2
+        )
         self.where = where
         self.client = kubernetes.client.ApiClient(configuration)
         self._objects = kubernetes.client.CustomObjectsApi(self.client)
