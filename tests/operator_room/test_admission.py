@@ -53,7 +53,8 @@ def full_cycle(namespace: str) -> JSON:
         curateJob=JOB,
         training=JOB | {"hyperparameters": HYPERPARAMETERS},
         evaluation=EVALUATION | JOB,
-        serving={"pod": POD},
+        serving={"pod": POD, "version": "assistant-0"},
+        promotion={"mode": "Approval", "expiry": "7d"},
         rollout={
             "steps": [{"weight": 100, "minTime": "5m"}],
             "interval": "1m",
@@ -185,6 +186,8 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      [{"weight": 50}, {"weight": 5}, {"weight": 100}], "weights must rise"),
     ("equal steps", "ImprovementCycle", ("spec", "rollout", "steps"),
      [{"weight": 50}, {"weight": 50}, {"weight": 100}], "weights must rise"),
+    ("a gate twice", "ImprovementCycle", ("spec", "promotion"), {"before": ["Canary", "Canary"]},
+     "a gate is named twice"),
     ("two metrics", "ImprovementCycle", ("spec", "rollout", "metrics"), [METRIC, METRIC], "two metrics have one name"),
     ("preset and kind", "ImprovementCycle", ("spec", "rollout", "metrics"),
      [{"name": "m", "preset": "errors", "kind": "threshold", "max": "1"}], "write either a preset, or a kind"),
@@ -210,6 +213,7 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
     # Not CEL: bounds and structure
     ("a negative number", "ImprovementCycle", ("spec", "trigger"), {"minExamples": -1}, "minExamples"),
     ("an unquoted fraction", "ImprovementCycle", ("spec", "curation", "threshold"), 0.9, "must be of type string"),
+    ("an unknown mode", "ImprovementCycle", ("spec", "promotion"), {"mode": "Git"}, "Unsupported value"),
     ("an unknown runtime", "ImprovementCycle", ("spec", "serving"), {"runtime": "tgi"}, "Unsupported value"),
     ("an impossible hour", "ImprovementCycle", ("spec", "trigger", "schedule"), "0 25 * * *", "write five cron fields"),
     ("a model without its revision", "ImprovementCycle", ("spec", "baseModel", "uri"), "hf://org/name",

@@ -13,6 +13,7 @@ from ratchet_api.conditions import Condition
 from ratchet_api.data import BaseModelRef, Curation, Sessions, Storage
 from ratchet_api.evaluation import Evaluation
 from ratchet_api.names import CYCLE_KIND, GROUP_VERSION
+from ratchet_api.promotion import Promotion
 from ratchet_api.rollout import Rollout
 from ratchet_api.serving import Serving
 from ratchet_api.training import StageJob, Training
@@ -95,6 +96,8 @@ class ImprovementCycleSpec(Model):
     """How versions are served."""
     rollout: Rollout = Field(default_factory=Rollout)
     """How an accepted version comes to serve everybody."""
+    promotion: Promotion = Field(default_factory=Promotion)
+    """Who lets a version go on."""
     history_limit: Annotated[int, Field(ge=1, le=100)] = 10
     """Entries kept in status.history and status.lastGood."""
 
@@ -303,6 +306,8 @@ class RolloutStatus(Observed):
     """Since when the candidate, after it was ready, has fewer ready pods than it should have."""
     held_since: Time | None = None
     """Since when it is held."""
+    awaiting_since: Time | None = None
+    """Since when everything but a person's approval is there for all of the traffic."""
     known_good: bool = False
     """A return to a version in lastGood: no steps, but a bake."""
     checks: list[Check] = Field(default_factory=list, max_length=20)

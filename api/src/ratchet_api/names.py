@@ -26,6 +26,12 @@ RUN_ANNOTATION = f"{GROUP}/run"
 ABORT_ANNOTATION = f"{GROUP}/abort"
 """On a cycle: the name of the candidate version to roll back now."""
 
+
+def approval_annotation(gate: str) -> str:
+    """On a version: the digest that a person approves at a gate of the cycle's promotion."""
+    return f"{GROUP}/approve-{gate.lower()}"
+
+
 STAGE_FILE = "/etc/ratchet/stage/stage.json"
 SUITES_DIR = "/etc/ratchet/suites"
 """Each suite that lives in a ConfigMap is mounted as `<suite name>.jsonl` below this folder."""

@@ -75,7 +75,8 @@ def _progress(cycle: ImprovementCycle, version: ModelVersion) -> Pointer:
     if now.root or (version.digest and ledger.is_known_good(cycle.status, version.digest)):
         return Pointer(wanted=version)
     if now.accepted is True and versions.recorded_as_accepted(version):
-        return Pointer(wanted=version)
+        needed = versions.canary_approval(version, cycle)
+        return Pointer(wanted=version) if needed is None else Pointer(waiting=needed.remark)
     return Pointer(waiting=Remark(Reason.PENDING, f"serving.version: {version.metadata.name} is not accepted yet"))
 
 

@@ -25,6 +25,7 @@ from ratchet_api.cycle import Check, RolloutDecision, RolloutOutcome, RolloutSta
 from ratchet_api.reasons import Reason
 from ratchet_api.rollout import Metric, Rollout
 from ratchet_operator.domain.analysis import fold
+from ratchet_operator.domain.approval import Awaited
 
 ASK_AGAIN = timedelta(seconds=2)
 """How soon the gateways and the arms are asked again while something is awaited."""
@@ -82,6 +83,8 @@ class RolloutObservation:
     unwanted: str | None = None
     """A sentence when serving.version names another version by now: back to stable, without blame."""
     suspended: bool = False
+    approval: Awaited | None = None
+    """What a person has not approved, and has to before the candidate gets all of the traffic."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +149,12 @@ def _forward(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now
     status, events = _hold(status, spec, now)
     if fresh:
         events += _failed_looks(status, spec)
-    if decision := _hold_expired(status, spec, now):
+    if decision := _hold_expired(status, spec, now) or _approval_expired(status, seen, now):
         return _roll_back(status, decision, seen, now)
     if fresh and not seen.suspended and seen.candidate.whole:
         if status.phase == "Canary" and _may_rise(status, spec, now):
+            if waits := _awaits_approval(status, spec, seen, events, now):
+                return waits
             return _next_step(status, spec, events, now)
         if status.phase == "Baking" and _may_promote(status, spec, now):
             return _promote(status, events, now)
@@ -164,7 +169,11 @@ def _starting(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, no
         # Only stable's figures are of interest: the candidate has had no traffic, so nothing passes, fails or waits.
         checks = [_blank(check) for check in _measured(status, spec, seen.checks).checks]
         status = status.model_copy(update={"checks": checks, "measured_at": seen.checks[0].measured_at})
+    if decision := _approval_expired(status, seen, now):
+        return _roll_back(status, decision, seen, now)
     if seen.candidate.proven and not seen.suspended and status.measured_at is not None:
+        if waits := _awaits_approval(status, spec, seen, (), now):
+            return waits
         return _next_step(status, spec, (), now)
     return Move(status, status.weight, wake_at=_wake_at(status, spec, now))
 
@@ -183,6 +192,7 @@ def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], 
             "weight": weight,
             "step_since": now,
             "unconfirmed_since": now if moved else None,
+            "awaiting_since": None,
             "measured_at": now,
             "checks": [_blank(check) for check in status.checks],
         }
@@ -191,6 +201,27 @@ def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], 
     words = f"bakes at 100 % for {_long(spec.bake)}" if bake else f"takes {weight} % of the sessions"
     message = f"{status.version} {words}" + (f": {evidence}" if evidence else "")
     return Move(status, weight, (*events, Event("Normal", _phase_reason(status), message)), None, now + ASK_AGAIN)
+
+
+def _awaits_approval(
+    status: RolloutStatus, spec: Rollout, seen: RolloutObservation, events: tuple[Event, ...], now: datetime
+) -> Move | None:
+    """The move that waits for a person, when the next one would give the candidate everything. A version that served
+    before returns on the word of whoever named it."""
+    following = next((s.weight for s in spec.steps if s.weight > status.weight), 100)
+    if seen.approval is None or status.known_good or following < 100 or status.weight == 100:
+        return None
+    if status.awaiting_since is None:
+        events = (*events, Event("Normal", Reason.AWAITING_APPROVAL, seen.approval.remark.message))
+    status = status.model_copy(update={"awaiting_since": status.awaiting_since or now})
+    return Move(status, status.weight, events, wake_at=_wake_at(status, spec, now))
+
+
+def _approval_expired(status: RolloutStatus, seen: RolloutObservation, now: datetime) -> RolloutDecision | None:
+    if status.awaiting_since is None or seen.approval is None or status.weight == 100:
+        return None
+    expired = seen.approval.expired(status.awaiting_since, now)
+    return None if expired is None else _decision("Returned", expired.reason, expired.message, now)
 
 
 def _blank(check: Check) -> Check:

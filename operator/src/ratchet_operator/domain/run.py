@@ -33,6 +33,8 @@ class RunVersion:
     failed: Remark | None = None
     in_rollout: bool = False
     """Its rollout has ended, or is being taken back."""
+    unapproved: Remark | None = None
+    """Accepted, but nobody approved its rollout in time."""
     awaits_pointer: bool = False
     """serving.version names another version, so it is not rolled out before a person says so."""
 
@@ -126,6 +128,8 @@ def follow(run: RunStatus, version: RunVersion | None, now: datetime) -> RunStat
         return run.model_copy(update={"stage": "RollingOut"})
     if version.rejected is not None:
         return finished(run, "GateRejected", version.rejected.message, now)
+    if version.accepted and version.unapproved is not None:
+        return finished(run, "Returned", version.unapproved.message, now)
     if version.accepted and version.awaits_pointer:
         return finished(run, "Accepted", f"{run.version} is accepted and waits for serving.version", now)
     if version.accepted:

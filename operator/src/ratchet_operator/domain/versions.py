@@ -5,6 +5,7 @@ Room: operator/domain. Pure. A version's own conditions are its memory; its cycl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from ratchet_api.conditions import Condition, find
@@ -20,6 +21,7 @@ from ratchet_api.names import version_name
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion, StageStatus
 from ratchet_operator.domain import ledger
+from ratchet_operator.domain.approval import Awaited, awaited
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.run import RunVersion
 
@@ -238,6 +240,7 @@ def ready_for_rollout(version: ModelVersion, cycle: ImprovementCycle) -> bool:
     return (
         recorded_as_accepted(version)
         and now.accepted is True
+        and canary_approval(version, cycle) is None
         and now.rejected is None
         and now.failed is None
         and now.place is None
@@ -245,10 +248,22 @@ def ready_for_rollout(version: ModelVersion, cycle: ImprovementCycle) -> bool:
     )
 
 
+def canary_approval(version: ModelVersion, cycle: ImprovementCycle) -> Awaited | None:
+    """The approval that an accepted version still needs for its rollout. One that served before needs none."""
+    if is_root(version) or (version.digest and ledger.is_known_good(cycle.status, version.digest)):
+        return None
+    return awaited(cycle.spec.promotion, "Canary", version, digest(version))
+
+
+def accepted_since(version: ModelVersion) -> datetime | None:
+    """Since when its status says that it is accepted; None when it does not."""
+    recorded = find(version.status.conditions, ConditionType.ACCEPTED)
+    return recorded.last_transition_time if recorded is not None and recorded.status == "True" else None
+
+
 def recorded_as_accepted(version: ModelVersion) -> bool:
     """Whether its own status says that it is accepted: nothing is rolled out on a decision that is not written."""
-    recorded = find(version.status.conditions, ConditionType.ACCEPTED)
-    return recorded is not None and recorded.status == "True"
+    return accepted_since(version) is not None
 
 
 def candidates(versions: Sequence[ModelVersion], cycle: ImprovementCycle) -> list[ModelVersion]:
@@ -307,9 +322,11 @@ def _rejection(version: ModelVersion) -> Rejected | None:
     )
 
 
-def of_run(version: ModelVersion, cycle: ImprovementCycle) -> RunVersion:
+def of_run(version: ModelVersion, cycle: ImprovementCycle, at: datetime) -> RunVersion:
     """What the run looks at."""
     now, rollout = standing(version, cycle), cycle.status.rollout
+    needed, since = canary_approval(version, cycle), accepted_since(version)
+    expired = needed.expired(since, at) if needed is not None and since is not None else None
     on_its_way = rollout is not None and is_of(rollout, version) and rollout.phase != "Done"
     return RunVersion(
         uid=version.metadata.uid,
@@ -318,5 +335,6 @@ def of_run(version: ModelVersion, cycle: ImprovementCycle) -> RunVersion:
         rejected=now.rejected,
         failed=now.failed,
         in_rollout=now.outcome is not None,
+        unapproved=None if on_its_way else expired,
         awaits_pointer=cycle.spec.serving.version not in (None, version.metadata.name) and not on_its_way,
     )

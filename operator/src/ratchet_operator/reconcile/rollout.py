@@ -12,7 +12,7 @@ from ratchet_api.cycle import Arm, Check, ImprovementCycle, ImprovementCycleStat
 from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.gateway import Routes, weight_in_force
-from ratchet_operator.domain import ledger, pointer, queries, rollout, versions
+from ratchet_operator.domain import approval, ledger, pointer, queries, rollout, versions
 from ratchet_operator.domain.analysis import ArmReadings, judge
 from ratchet_operator.domain.pointer import Pointer
 from ratchet_operator.domain.rollout import Move, RolloutObservation
@@ -84,8 +84,18 @@ def observation(
         # Whoever deletes the version does not want it to serve.
         abort=meta.annotations.get(ABORT_ANNOTATION) == name or deleted,
         unwanted=pointer.elsewhere(cycle, name),
+        approval=_approval(cycle, living, current),
         suspended=cycle.spec.suspend,
     )
+
+
+def _approval(
+    cycle: ImprovementCycle, living: Sequence[ModelVersion], current: RolloutStatus | None
+) -> approval.Awaited | None:
+    version = next((v for v in living if current is not None and versions.is_of(current, v)), None)
+    if version is None:
+        return None
+    return approval.awaited(cycle.spec.promotion, "Promotion", version, versions.digest(version))
 
 
 def moved(status: ImprovementCycleStatus, move: Move) -> ImprovementCycleStatus:

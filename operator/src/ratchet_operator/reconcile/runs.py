@@ -148,7 +148,7 @@ def _follow(this: "CyclePass", current: RunStatus) -> None:
         text = f"a ModelVersion {current.version} that this run did not make exists already"
         _finish(this, run.finished(current, "Failed", text, this.now), Reason.INVALID_SPEC)
         return
-    seen = versions.of_run(version, this.cycle) if version is not None else None
+    seen = versions.of_run(version, this.cycle, this.now) if version is not None else None
     following = run.follow(current, seen, this.now)
     decision = this.status.rollout.decision if this.status.rollout is not None else None
     ended = this.status.rollout is not None and this.status.rollout.phase == "Done"

@@ -23,6 +23,7 @@ from ratchet_api.version import (
 )
 from ratchet_operator.clients.events import Subject
 from ratchet_operator.domain import gate, pointer, retries, stages, versions
+from ratchet_operator.domain.approval import Awaited, awaited
 from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditions, version_phase
 from ratchet_operator.errors import InvalidObject, Waiting
 from ratchet_operator.manifests import pods
@@ -128,10 +129,23 @@ class VersionPass:
             said = versions.remark(cycle.status.conditions, ConditionType.RECONCILING)
             self.waiting = said if said is not None and said.reason is Reason.UNSCHEDULABLE else None
         elif now.accepted and now.place is None and now.outcome is None and not now.root:
-            elsewhere = pointer.elsewhere(cycle, name)
-            if elsewhere is not None:
-                text = f"accepted; {elsewhere}: write {name} there to roll it out"
-                self.waiting = Remark(Reason.AWAITING_POINTER, text)
+            self._say_who_is_awaited(cycle)
+
+    def _say_who_is_awaited(self, cycle: ImprovementCycle) -> None:
+        """Why an accepted version is not rolled out, when it is a person's turn."""
+        name, since = self.version.metadata.name, versions.accepted_since(self.version)
+        elsewhere = pointer.elsewhere(cycle, name)
+        if elsewhere is not None:
+            text = f"accepted; {elsewhere}: write {name} there to roll it out"
+            self.waiting = Remark(Reason.AWAITING_POINTER, text)
+        elif since is not None:
+            self._await(versions.canary_approval(self.version, cycle), since)
+
+    def _await(self, needed: Awaited | None, since: datetime) -> None:
+        if needed is not None:
+            self.stalled = needed.expired(since, self.now)
+            self.waiting = None if self.stalled is not None else needed.remark
+            self.wake.append(since + needed.expiry)
 
     async def _stage(self, cycle: ImprovementCycle, name: versions.Next) -> None:
         entry = versions.stage(self.version, name)
@@ -175,6 +189,8 @@ class VersionPass:
     async def _plan(self, cycle: ImprovementCycle, name: versions.Next, entry: StageStatus | None) -> None:
         if cycle.spec.suspend:
             raise Stop(waiting=Remark(Reason.SUSPENDED, f"the cycle is suspended: {name} starts when it is resumed"))
+        if entry is None and name == "train" and self._unapproved(cycle):
+            return
         request = await self._request(cycle, name, entry.attempts if entry is not None else Attempts())
         missing = await jobs.missing(self.ctx.kube, cycle, request.suites)
         if missing is not None:
@@ -188,6 +204,22 @@ class VersionPass:
         self.wake.append(self.ctx.settings.pace.training)
         reason = Reason.TRAINING if name == "train" else Reason.EVALUATING
         self.events.append((False, reason, f"{name} starts as Job {request.name}"))
+
+    def _unapproved(self, cycle: ImprovementCycle) -> bool:
+        """Whether a person has yet to let it be trained. When that takes too long, it failed: nothing was begun."""
+        meta, dataset = self.version.metadata, self.version.spec.dataset
+        assert dataset is not None, "only a recipe is trained"
+        needed = awaited(cycle.spec.promotion, "Training", self.version, dataset.digest)
+        if needed is None:
+            return False
+        expired = needed.expired(meta.creation_timestamp or self.now, self.now)
+        if expired is None:
+            self._await(needed, meta.creation_timestamp or self.now)
+        else:
+            reason, message = str(expired.reason), expired.message
+            self._store(StageStatus(stage="train", finished_at=self.now, reason=reason, message=message))
+            self.events.append((True, expired.reason, message))
+        return True
 
     def _store(self, entry: StageStatus) -> None:
         others = [old for old in self.version.status.stages if old.stage != entry.stage]
