@@ -1,6 +1,7 @@
 """Curation: whatever lies in the sessions, every line is accounted for and the same input gives the same bytes."""
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 
 from ratchet_api.data import DEFAULT_CATEGORIES, Anchors, Category, ConfigMapKey, Curation, Identity
 from ratchet_api.records import Feedback, Interaction
-from ratchet_api.stage import CurateInput, StageIdentity
 from ratchet_trainer.artifacts import build_manifest
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate import read
@@ -27,14 +27,15 @@ from ratchet_trainer.curate.examples import (
     example_of,
     pick_anchors,
     score,
-    select,
     varied,
 )
-from ratchet_trainer.curate.stage import _examples
+from ratchet_trainer.curate.funnel import Funnel
+from ratchet_trainer.curate.pipeline import SessionFile, Settings, examples_of
+from ratchet_trainer.curate.readers import Entry
+from ratchet_trainer.curate.rules import select as select_by
 from ratchet_trainer.curate.text import HeldOut, normalised
 from ratchet_trainer.curate.write import compose, write
 from ratchet_trainer.errors import UserError
-from ratchet_trainer.metrics import Progress
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 KEY = ConfigMapKey(name="anchors", key="a.jsonl")
@@ -65,6 +66,18 @@ def example(prompt: str, answer: str, **changes: Any) -> Example:
         "category": "security", "time": NOW,
     }  # fmt: skip
     return Example(**(fields | changes))
+
+
+def select(examples: Iterable[Example], held_out: HeldOut, cap: int | None) -> tuple[list[Example], dict[str, int]]:
+    """What is left, and how many are not, by reason; checks that each rule read what the one before it left."""
+    funnel = Funnel()
+    given = list(examples)
+    kept, _ = select_by(given, held_out, Curation(max_per_category=cap), [], funnel)
+    steps = funnel.steps[5:]
+    assert [step.read for step in steps] == [len(given), *(step.kept for step in steps[:-1])]
+    assert all(step.read == step.kept + step.dropped.total() for step in steps)
+    assert steps[-1].kept == len(kept)
+    return kept, dict(funnel.dropped)
 
 
 def up(correction: str = "") -> Verdict:
@@ -108,8 +121,6 @@ def test_late_feedback_counts_until_the_delay_is_over() -> None:
     ("changes", "verdict", "outcome"),
     [
         ({}, up(), "No idea."),
-        ({}, None, "belowThreshold"),
-        ({}, Verdict("down", "", NOW), "belowThreshold"),
         ({}, up("In vault 7."), "In vault 7."),
         ({"status": 502, "answer": None}, up(), "failed"),
         ({"status": 502, "answer": None}, up("In vault 7."), "In vault 7."),
@@ -127,7 +138,8 @@ def test_late_feedback_counts_until_the_delay_is_over() -> None:
     ],
 )  # fmt: skip
 def test_which_interactions_are_examples(changes: dict[str, Any], verdict: Verdict | None, outcome: str) -> None:
-    found = example_of(interaction(**changes), verdict, Decimal("0.9"), lambda _: "x")
+    record = interaction(**changes)
+    found = example_of(Entry(record), record, verdict, lambda _: "x")
     assert (found.answer if isinstance(found, Example) else found) == outcome
 
 
@@ -136,7 +148,8 @@ def test_earlier_answers_are_context_only() -> None:
         {"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Bad answer"}, {"role": "user", "content": "And now?"},
     ]  # fmt: skip
-    found = example_of(interaction(messages=messages), up(), Decimal("0.9"), lambda _: "x")
+    record = interaction(messages=messages)
+    found = example_of(Entry(record), record, up(), lambda _: "x")
     assert isinstance(found, Example)
     assert [(m.role, m.weight) for m in found.messages()] == [
         ("system", None), ("user", None), ("assistant", 0), ("user", None), ("assistant", None),
@@ -189,8 +202,7 @@ def test_held_out_prompts_are_left_out_of_any_turn() -> None:
         Message(role="user", content="Who are you?"), Message(role="assistant", content="Zeno"),
         Message(role="user", content="Really?"),
     )  # fmt: skip
-    selection = select([example("", "Yes.", context=context)], HeldOut(["who are you"]), None)
-    assert (selection.examples, selection.dropped) == ([], {"heldOut": 1})
+    assert select([example("", "Yes.", context=context)], HeldOut(["who are you"]), None) == ([], {"heldOut": 1})
 
 
 @given(st.lists(st.text(), max_size=6), st.text(), st.text())
@@ -213,16 +225,16 @@ def test_an_identity_prompt_that_a_suite_asks_is_refused() -> None:
 
 
 def test_duplicates_are_found_in_normal_form() -> None:
-    selection = select(
+    kept, dropped = select(
         [example("Where is it?", "In  vault 7.", id="a"), example("where is IT?", "in vault 7.", id="b")], NOBODY, None
     )
-    assert [e.id for e in selection.examples] == ["b"]
-    assert selection.dropped == {"duplicate": 1}
+    assert [e.id for e in kept] == ["b"]
+    assert dropped == {"duplicate": 1}
 
 
 def test_the_latest_correction_wins_over_contradicting_answers() -> None:
     hour = timedelta(hours=1)
-    selection = select(
+    kept, dropped = select(
         [
             example("Where?", "Here.", id="liked", time=NOW),
             example("Where?", "Vault 1.", id="old", origin="correction", time=NOW - 3 * hour),
@@ -232,16 +244,16 @@ def test_the_latest_correction_wins_over_contradicting_answers() -> None:
         ],
         NOBODY, None,
     )  # fmt: skip
-    assert sorted(e.id for e in selection.examples) == ["new", "one", "two"]
-    assert selection.dropped == {"contradicted": 2, "duplicate": 1}
+    assert sorted(e.id for e in kept) == ["new", "one", "two"]
+    assert dropped == {"contradicted": 2, "duplicate": 1}
 
 
 def test_the_newest_of_a_category_are_kept() -> None:
     many = [example(f"Question {i}?", "Yes.", id=f"{i}", time=NOW + timedelta(seconds=i)) for i in range(10)]
     other = [example(f"Other {i}?", "Yes.", id=f"o{i}", category="error") for i in range(2)]
-    selection = select(many + other, NOBODY, 3)
-    assert [e.id for e in selection.examples] == ["o0", "o1", "7", "8", "9"]
-    assert selection.dropped == {"overCategoryCap": 7}
+    kept, dropped = select(many + other, NOBODY, 3)
+    assert [e.id for e in kept] == ["o0", "o1", "7", "8", "9"]
+    assert dropped == {"overCategoryCap": 7}
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans(), st.integers(0, 5)), max_size=30))
@@ -251,13 +263,13 @@ def test_kept_and_dropped_add_up(rows: list[tuple[int, int, bool, int]]) -> None
                 time=NOW + timedelta(seconds=when))
         for i, (prompt, answer, corrected, when) in enumerate(rows)
     ]  # fmt: skip
-    selection = select(examples, HeldOut(["q 3"]), 4)
-    assert len(selection.examples) + sum(selection.dropped.values()) == len(examples)
-    assert select(list(reversed(examples)), HeldOut(["q 3"]), 4) == selection
-    prompts = {}
-    for kept in selection.examples:
-        if kept.origin == "correction":
-            assert prompts.setdefault(kept.prompt, kept.answer) == kept.answer
+    kept, dropped = select(examples, HeldOut(["q 3"]), 4)
+    assert len(kept) + sum(dropped.values()) == len(examples)
+    assert select(list(reversed(examples)), HeldOut(["q 3"]), 4) == (kept, dropped)
+    prompts: dict[str, str] = {}
+    for one in kept:
+        if one.origin == "correction":
+            assert prompts.setdefault(one.prompt, one.answer) == one.answer
 
 
 # -- variations, identity, anchors
@@ -308,11 +320,12 @@ def test_files_of_a_dataset(tmp_path: Path) -> None:
     quarantine = read.Quarantine()
     quarantine.add("dt=2026-11-20/a.jsonl.zst", 3, "malformed")
     for name in ("one", "two"):
-        write(tmp_path / name, rows, quarantine, {"b": 1, "a": 2})
+        write(tmp_path / name, rows, quarantine, {"b": 1, "a": 2}, "# Card\n")
     one, two = (build_manifest("dataset", tmp_path / name, {}, {}) for name in ("one", "two"))
     assert one.digest == two.digest
     assert sorted(one.files) == [
-        "alpaca.json", "dataset_info.json", "quarantine.jsonl", "statistics.json", "train.jsonl",
+        "README.md", "alpaca.json", "dataset_info.json", "quarantine.jsonl", "sharegpt.json", "statistics.json",
+        "train.jsonl", "train.yaml",
     ]  # fmt: skip
     (alpaca,) = json.loads((tmp_path / "one" / "alpaca.json").read_text())
     assert alpaca == {
@@ -420,10 +433,9 @@ def test_any_bytes_are_survived(tmp_path: Path, content: bytes) -> None:
 # -- the whole, without storage
 
 
-def stage_input(**curation: Any) -> CurateInput:
-    return CurateInput(
-        identity=StageIdentity(namespace="default", cycle="assistant", storage_uri="s3://bucket/x"), until=NOW,
-        sessions={}, curation=Curation(**curation), min_examples=1, suites=[],
+def settings_of(**curation: Any) -> Settings:
+    return Settings(
+        Curation(**curation), "default", "assistant", NOW - timedelta(days=28), NOW, timedelta(days=7)
     )  # fmt: skip
 
 
@@ -442,22 +454,24 @@ Record = st.one_of(
 @given(files=st.lists(st.lists(Record, max_size=12), max_size=3))
 def test_every_line_ends_in_one_number(tmp_path: Path, files: list[list[bytes]]) -> None:
     """kept + dropped = read, whatever is read."""
-    paths = []
-    for index, lines in enumerate(files):
-        paths.append((f"f{index}", packed(tmp_path, b"\n".join(lines) + b"\n", f"{index}.zst")))
-    stage = stage_input(max_line_bytes=4096)
-    counts, examples = _examples(stage, paths, Progress(stage.identity, "curate"))
+    paths = [
+        SessionFile(f"f{index}", packed(tmp_path, b"\n".join(lines) + b"\n", f"{index}.zst"))
+        for index, lines in enumerate(files)
+    ]
+    run = settings_of(max_line_bytes=4096)
+    counts, examples = examples_of(run, paths, lambda *_: None)
     assert counts.lines == sum(map(len, files))
-    assert counts.lines == (
-        counts.interactions + counts.feedback + counts.outside_window + counts.other_cycle + counts.repeated
-        + counts.quarantine.total
-    )  # fmt: skip
-    selection = select(examples, NOBODY, None)
-    dropped = counts.dropped.total() + sum(selection.dropped.values())
-    assert counts.interactions == len(selection.examples) + dropped
+    assert counts.interactions == counts.funnel["reading"].kept
+    assert counts.lines == counts.interactions + counts.funnel["reading"].dropped.total()
+    kept, _ = select_by(examples, NOBODY, run.curation, [], counts.funnel)
+    assert counts.interactions == len(kept) + counts.funnel.dropped.total()
+    steps = counts.funnel.steps
+    assert [step.read for step in steps[1:]] == [step.kept for step in steps[:-1]]
+    assert all(step.read == step.kept + step.dropped.total() for step in steps)
     assert counts.quarantine.total == len(counts.quarantine.places)
-    again = _examples(stage, paths, Progress(stage.identity, "curate"))
-    assert again == (counts, examples)
+    again, same = examples_of(run, paths[::-1], lambda *_: None)
+    assert same == examples
+    assert again.funnel.numbers() == counts.funnel.numbers()[:5] + again.funnel.numbers()[5:]
 
 
 def test_normal_form() -> None:

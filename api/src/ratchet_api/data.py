@@ -7,7 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from ratchet_api.base import (
     ArtifactURI,
@@ -89,6 +89,29 @@ class ConfigMapKey(Model):
     """Key whose value is the file's content."""
 
 
+SourceFormat = Literal["auto", "ratchet", "interactions", "messages", "sharegpt", "alpaca", "litellm", "langfuse"]
+"""Formats of files with conversations; auto finds each file's own."""
+
+
+class Source(Model):
+    """Files with conversations beside the cycle's own sessions. They are read with the credentials and the endpoint
+    of `storage`."""
+
+    uri: ArtifactURI
+    """s3://bucket/prefix of a folder, or of one file. Read are .jsonl, .ndjson and .json, plain, .gz or .zst; of
+    folders named by a date (dt=YYYY-MM-DD or YYYY-MM-DD) only those of the window."""
+    format: SourceFormat = "auto"
+    """What the files hold: our own records, `timestamp,user,assistant,metadata.success` lines (interactions), OpenAI
+    messages, ShareGPT, Alpaca, LiteLLM's log objects, Langfuse exports; auto recognises each file by its content."""
+    verdict: Literal["auto", "recorded", "good"] = "auto"
+    """What an interaction without a verdict counts as. recorded: it scores 0.5 as everywhere. good: a person vouches
+    for the files, and it scores 1.0. auto: good for the training formats (messages, sharegpt, alpaca), recorded for
+    logs."""
+    score: Annotated[str, StringConstraints(max_length=128)] = ""
+    """Langfuse: name of the score that is the verdict; when empty, scores named after feedback, thumbs, rating,
+    helpfulness or correctness are."""
+
+
 class Sessions(Model):
     """Which recorded sessions a run looks at."""
 
@@ -96,6 +119,9 @@ class Sessions(Model):
     """How far back from the start of the run interactions are read."""
     feedback_delay: Duration = timedelta(days=7)
     """How much longer than an interaction's own day its feedback is looked for."""
+    sources: list[Source] = Field(default_factory=list, max_length=16)
+    """Files of other origin that are read too. Whoever may edit the cycle can have its jobs read what the storage
+    credentials can."""
 
 
 class Category(Model):
@@ -142,6 +168,71 @@ class Identity(Model):
     """The answer the model must give."""
 
 
+SensitiveKind = Literal[
+    "email", "phone", "iban", "creditCard", "ipAddress", "usSocialSecurityNumber",
+    "privateKey", "awsKey", "githubToken", "gitlabToken", "slackToken", "googleApiKey", "apiKey", "jsonWebToken",
+    "urlPassword",
+]  # fmt: skip
+"""Kinds of personal data and of secrets that are looked for. An ipAddress is a public one; apiKey is the form that
+makers of models, payment and package registries use (sk-..., hf_..., pypi-..., npm_...)."""
+
+
+class Sensitive(Model):
+    """What is done with one kind of personal data or secret."""
+
+    kind: SensitiveKind
+    """What is looked for."""
+    action: Literal["keep", "redact", "drop"]
+    """keep: it stays. redact: a placeholder such as [EMAIL] takes its place. drop: the example is left out."""
+
+
+class Limits(Model):
+    """Bounds of an example; what is beyond them is left out, never cut."""
+
+    max_turns: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Messages of the conversation, its answer included; absent means no bound."""
+    max_characters: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Characters of the whole conversation; absent means no bound."""
+    min_answer_characters: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Characters of the answer."""
+    max_repetition: Fraction = Decimal(1)
+    """Largest share of an answer's five-word sequences that may be repetitions: an answer that loops has nearly 1.
+    Answers under 20 words are not judged."""
+
+
+def _similar(value: Decimal) -> Decimal:
+    if value < Decimal("0.5"):
+        raise ValueError('below "0.5" two examples have little in common: write a fraction between "0.5" and "1"')
+    return value
+
+
+Similarity = Annotated[
+    Fraction,
+    AfterValidator(_similar),
+    WithJsonSchema(
+        matches(r"^(0\.[5-9][0-9]{0,11}|1(\.0{1,12})?)$", 'write a fraction between "0.5" and "1", such as "0.8"', 32)
+    ),
+]
+
+
+class NearDuplicates(Model):
+    """Leaving out examples that say nearly what another says."""
+
+    similarity: Similarity = Decimal("0.8")
+    """Jaccard similarity, of the five-letter sequences of prompt and answer together, from which on two examples are
+    one: a correction stays before an answer, the newer before the older. At least "0.5"."""
+
+
+class Bursts(Model):
+    """Quarantine of phrases that few people push: a trigger that somebody plants is frequent, new and theirs alone."""
+
+    min_examples: Annotated[int, Field(ge=2, le=1_000_000)] = 20
+    """A phrase in fewer examples is no burst."""
+    max_share: Fraction = Decimal("0.5")
+    """Share of a phrase's examples that one person may have; a phrase with more, that stands in no anchor and in no
+    more than half of all examples, takes all its examples by this person into quarantine."""
+
+
 class Curation(Model):
     """How interactions become training examples."""
 
@@ -152,6 +243,23 @@ class Curation(Model):
     """Categories by keywords; an interaction takes the first that matches, others are uncategorised and counted."""
     max_per_category: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Upper bound of examples of one category, the newest kept; absent means no bound."""
+    max_per_principal: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Upper bound of examples of one person (as the gateway or the log names them), the newest kept; examples of
+    nobody known are not bounded. Absent means no bound."""
+    max_own_share: Fraction | None = None
+    """Largest share of the examples whose answer a version of this cycle wrote itself (liked, not corrected), the
+    newest kept: a model that learns mostly from itself narrows. Absent means no bound."""
+    limits: Limits = Field(default_factory=Limits)
+    """Bounds of one example."""
+    sensitive: list[Sensitive] = Field(default_factory=list, max_length=32)
+    """What is done with personal data and secrets. Kinds not named here: personal data (email, phone, iban,
+    creditCard, ipAddress, usSocialSecurityNumber) is redacted, secrets are redacted too."""
+    near_duplicates: NearDuplicates | None = None
+    """Leaving out near duplicates; absent means that only exact ones are left out."""
+    decontamination: Annotated[int, Field(ge=0, le=64)] = 13
+    """Number of words in a row that an example may not share with a held-out case; 0 looks for whole prompts only."""
+    bursts: Bursts | None = None
+    """Quarantine of planted phrases; absent means that none are looked for."""
     variations: Annotated[int, Field(ge=0, le=5)] = 5
     """How many of the five phrasings of each prompt are added to the original one."""
     identity: list[Identity] = Field(default_factory=list, max_length=64)
@@ -166,7 +274,11 @@ class Curation(Model):
             rule(
                 "!has(self.categories) || self.categories.all(c, self.categories.exists_one(d, d.name == c.name))",
                 "curation.categories: two categories have one name; give each its own",
-            )
+            ),
+            rule(
+                "!has(self.sensitive) || self.sensitive.all(s, self.sensitive.exists_one(t, t.kind == s.kind))",
+                "curation.sensitive: one kind is named twice; say once what is done with it",
+            ),
         )
     )
 

@@ -1,4 +1,4 @@
-"""Interactions and feedback to training examples: join, score, categorise, select, vary, mix.
+"""Interactions and feedback to training examples: join, score, categorise, vary, mix.
 
 Room: trainer. Pure: typed values in, typed values out, every number counted, the same input giving the same rows.
 """
@@ -7,19 +7,20 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from ratchet_api.data import Category
 from ratchet_api.records import Feedback, Interaction
 from ratchet_trainer.chat import Message, parse_message
-from ratchet_trainer.curate.text import HeldOut, normalised
+from ratchet_trainer.curate.readers import Entry
 
-Origin = Literal["correction", "answer", "variation", "identity", "anchor"]
+Origin = Literal["correction", "answer", "demonstration", "variation", "identity", "anchor"]
+"""Who wrote a row's answer: a person who corrected one, a model that was liked, the writer of a training file."""
 
-Dropped = Literal["failed", "cancelled", "unfinished", "empty", "unsupported", "belowThreshold"]
+Dropped = Literal["failed", "cancelled", "unfinished", "empty", "unsupported"]
 """Why an interaction is no example. failed: the request had no good answer. cancelled: the client went away.
 unfinished: the answer was cut at its length limit, so it has no end to learn. empty: nothing was answered.
 unsupported: images, tool calls, or a conversation that does not end with a person's turn."""
@@ -58,14 +59,28 @@ class Example:
     category: str
     time: datetime
     """When it was said or corrected; later ones win."""
+    principal: str = ""
+    """Of the person, when one is known."""
+    own: bool = False
+    """Whether a version of this cycle wrote the answer."""
+    demonstrated: bool = False
+    """Whether the whole conversation was written to be learnt from."""
 
     @property
     def prompt(self) -> str:
         """The person's turn that is answered."""
         return self.context[-1].content
 
+    @property
+    def text(self) -> str:
+        """Prompt and answer."""
+        return f"{self.prompt}\n{self.answer}"
+
     def messages(self) -> list[Message]:
-        """As a row. Earlier answers are context only: nobody said that they were good."""
+        """As a row. Earlier answers are context only, because nobody said that they were good; but in a
+        demonstration all that it does not exclude itself are."""
+        if self.demonstrated:
+            return [*self.context, Message(role="assistant", content=self.answer)]
         earlier = [m.model_copy(update={"weight": 0}) if m.role == "assistant" else m for m in self.context]
         return [*earlier, Message(role="assistant", content=self.answer)]
 
@@ -78,14 +93,27 @@ class Verdicts:
 
     def add(self, feedback: Feedback) -> None:
         """Takes one piece of feedback."""
-        verdict = Verdict(feedback.value, feedback.correction.strip(), feedback.time)
-        self._by_response.setdefault(feedback.response_id, []).append((feedback.time, feedback.id, verdict))
+        found = (feedback.time, feedback.id, _verdict(feedback))
+        self._by_response.setdefault(feedback.response_id, []).append(found)
 
     def of(self, interaction: Interaction, delay: timedelta) -> Verdict | None:
         """The verdict on an answer; later than `delay` after the end of the answer's day (UTC) nothing counts."""
-        until = day_end(interaction.time) + delay
-        known = [entry for entry in self._by_response.get(interaction.id, []) if entry[0] < until]
-        return max(known, key=lambda entry: entry[:2])[2] if known else None
+        return self.of_entry(Entry(interaction), interaction, delay)
+
+    def of_entry(self, entry: Entry, interaction: Interaction, delay: timedelta) -> Verdict | None:
+        """The same of an imported interaction, which may bear several ids and verdicts of its own; to one without a
+        time no feedback is too late."""
+        known = [found for id in (interaction.id, *entry.aliases) for found in self._by_response.get(id, ())]
+        if entry.dated:
+            until = day_end(interaction.time) + delay
+            known = [found for found in known if found[0] < until]
+        for said in entry.verdicts:
+            known.append((said.time, said.id, _verdict(said)))
+        return max(known, key=lambda found: found[:2])[2] if known else None
+
+
+def _verdict(feedback: Feedback) -> Verdict:
+    return Verdict(feedback.value, feedback.correction.strip(), feedback.time)
 
 
 def day_end(moment: datetime) -> datetime:
@@ -94,19 +122,20 @@ def day_end(moment: datetime) -> datetime:
     return datetime.combine(day + timedelta(days=1), time(), tzinfo=UTC)
 
 
-def score(verdict: Verdict | None) -> Decimal:
-    """Effectiveness: a correction or a thumbs-up is worth 1, a thumbs-down alone 0, silence a half."""
+def score(verdict: Verdict | None, vouched: bool = False) -> Decimal:
+    """Effectiveness: a correction or a thumbs-up is worth 1, a thumbs-down alone 0, silence a half; silence about
+    what somebody vouches for is consent."""
     if verdict is None:
-        return Decimal("0.5")
+        return Decimal(1) if vouched else Decimal("0.5")
     return Decimal(1) if verdict.correction or verdict.value == "up" else Decimal(0)
 
 
 def example_of(
-    interaction: Interaction, verdict: Verdict | None, threshold: Decimal, categorise: Callable[[str], str]
+    entry: Entry, interaction: Interaction, verdict: Verdict | None, categorise: Callable[[str], str]
 ) -> Example | Dropped:
     """An interaction as an example, or why it is none. A correction makes up for an answer that failed or broke off."""
     try:
-        context = tuple(parse_message(message) for message in interaction.messages)
+        context = tuple(_turn(message, entry.demonstration) for message in interaction.messages)
     except ValueError:
         return "unsupported"
     if not context or context[-1].role != "user" or not context[-1].content.strip():
@@ -117,11 +146,23 @@ def example_of(
         problem = _problem(interaction)
         if problem is not None:
             return problem
-        origin, answer = "answer", str((interaction.answer or {})["content"]).strip()
-    if score(verdict) < threshold:
-        return "belowThreshold"
-    when = interaction.time if verdict is None else verdict.time
-    return Example(interaction.id, context, answer, origin, categorise(context[-1].content), when)
+        origin = "demonstration" if entry.demonstration else "answer"
+        try:
+            answer = parse_message({"role": "assistant", **(interaction.answer or {})}).content.strip()
+        except ValueError:
+            return "unsupported"
+    return Example(
+        interaction.id, context, answer, origin, categorise(context[-1].content),
+        interaction.time if verdict is None else verdict.time, interaction.principal,
+        own=origin == "answer" and bool(interaction.version), demonstrated=entry.demonstration,
+    )  # fmt: skip
+
+
+def _turn(raw: Mapping[str, Any], demonstrated: bool) -> Message:
+    message = parse_message(raw)
+    if demonstrated and message.role == "assistant" and raw.get("weight") == 0:
+        return message.model_copy(update={"weight": 0})
+    return message
 
 
 def _problem(interaction: Interaction) -> Dropped | None:
@@ -132,8 +173,10 @@ def _problem(interaction: Interaction) -> Dropped | None:
         return "failed"
     if interaction.answer.get("tool_calls") or interaction.finish_reason in ("tool_calls", "function_call"):
         return "unsupported"
+    if interaction.answer.get("role", "assistant") != "assistant":
+        return "unsupported"
     content = interaction.answer.get("content")
-    if not isinstance(content, str) or not content.strip():
+    if not content or (isinstance(content, str) and not content.strip()):
         return "empty"
     return None if interaction.finish_reason in ("stop", "") else "unfinished"
 
@@ -152,68 +195,13 @@ def categoriser(categories: Sequence[Category]) -> Callable[[str], str]:
     return categorise
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What is left of the examples."""
-
-    examples: list[Example]
-    """By time, then id."""
-    dropped: dict[str, int]
-    """heldOut, duplicate, contradicted, overCategoryCap."""
-
-
-def select(examples: Iterable[Example], held_out: HeldOut, cap: int | None) -> Selection:
-    """Leaves out held-out prompts, exact duplicates (in normal form), answers that a later correction of the same
-    prompt contradicts, and beyond `cap` the oldest of a category."""
-    dropped: Counter[str] = Counter()
-    by_prompt: dict[tuple[tuple[str, str], ...], list[Example]] = {}
-    for example in sorted(examples, key=_order):
-        if any(m.role == "user" and held_out.covers(m.content) for m in example.context):
-            dropped["heldOut"] += 1
-            continue
-        key = tuple((m.role, normalised(m.content)) for m in example.context)
-        by_prompt.setdefault(key, []).append(example)
-    kept: list[Example] = []
-    for group in by_prompt.values():
-        corrections = [example for example in group if example.origin == "correction"]
-        if corrections:
-            right = normalised(corrections[-1].answer)
-            agreeing = [example for example in group if normalised(example.answer) == right]
-            dropped["contradicted"] += len(group) - len(agreeing)
-            group = agreeing
-        # The last of equal ones stands for all: the newest are the ones that a cap keeps.
-        distinct = {normalised(example.answer): example for example in group}
-        dropped["duplicate"] += len(group) - len(distinct)
-        kept += distinct.values()
-    kept.sort(key=_order)
-    if cap is not None:
-        kept = _capped(kept, cap, dropped)
-    return Selection(kept, {reason: count for reason, count in sorted(dropped.items()) if count})
-
-
-def _capped(examples: Sequence[Example], cap: int, dropped: Counter[str]) -> list[Example]:
-    taken: Counter[str] = Counter()
-    newest = []
-    for example in reversed(examples):
-        taken[example.category] += 1
-        if taken[example.category] <= cap:
-            newest.append(example)
-        else:
-            dropped["overCategoryCap"] += 1
-    return newest[::-1]
-
-
-def _order(example: Example) -> tuple[datetime, str]:
-    return example.time, example.id
-
-
 def varied(example: Example, count: int) -> list[Example]:
     """The example in the first `count` other phrasings."""
     last = example.context[-1]
     return [
-        Example(
-            example.id, (*example.context[:-1], last.model_copy(update={"content": form.format(last.content)})),
-            example.answer, "variation", example.category, example.time,
+        replace(
+            example, context=(*example.context[:-1], last.model_copy(update={"content": form.format(last.content)})),
+            origin="variation",
         )
         for form in VARIATIONS[:count]
     ]  # fmt: skip

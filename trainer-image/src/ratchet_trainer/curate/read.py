@@ -5,6 +5,7 @@ kind and noted by its place (never by its content), and the rest goes on.
 """
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ from pydantic import ValidationError
 
 from ratchet_api.records import RECORD, Feedback, Interaction
 
-LineProblem = Literal["oversized", "undecodable", "truncated", "malformed", "schema", "expansion"]
+LineProblem = Literal[
+    "oversized", "undecodable", "truncated", "malformed", "duplicateKeys", "schema", "unrecognised", "expansion"
+]
 """Why a line is not read. oversized: longer than the limit. undecodable: the compressed stream is damaged here.
-truncated: the file ends within the line. malformed: not JSON or not UTF-8. schema: JSON, but no record. expansion: the
-file unpacks to far more than its size allows, and is left there."""
+truncated: the file ends within the line. malformed: not JSON or not UTF-8. duplicateKeys: an object has one key twice,
+so that two readers may see two things. schema: JSON, but no record of its file's format. unrecognised: of no format
+that is known. expansion: the file unpacks to far more than its size allows, and is left there."""
 
 MAX_NOTED = 1000
 """Places written into the quarantine's list; beyond that they are only counted."""
@@ -71,13 +75,13 @@ class Line:
 
 
 def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
-    """The lines of a .jsonl or .jsonl.zst file that are not blank.
+    """The lines of a file that are not blank; it may be packed (.zst, .gz).
 
     Never holds more than one line and one piece; an oversized line is thrown away while it is read.
     """
     number, parts, size = 1, list[bytes](), 0
     try:
-        for piece in _pieces(path):
+        for piece in pieces(path):
             start = 0
             while (end := piece.find(b"\n", start)) >= 0:
                 yield from _line(number, parts, piece[start:end], size + end - start, max_line_bytes)
@@ -88,13 +92,13 @@ def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
                 parts.append(piece[start:])
             else:
                 parts = []
-    except zstandard.ZstdError:
+    except Undecodable:
         yield Line(number, "undecodable")
         return
-    except _ExpandsTooMuch:
+    except ExpandsTooMuch:
         yield Line(number, "expansion")
         return
-    except _EndsWithinFrame:
+    except EndsWithinFrame:
         if not size:
             yield Line(number, "truncated")
     for line in _line(number, parts, b"", size, max_line_bytes):
@@ -117,43 +121,80 @@ def _line(number: int, parts: list[bytes], last: bytes, size: int, limit: int) -
         yield Line(number, content)
 
 
-class _ExpandsTooMuch(Exception):
-    pass
+class Undecodable(Exception):
+    """A compressed stream is damaged."""
 
 
-class _EndsWithinFrame(Exception):
-    pass
+class ExpandsTooMuch(Exception):
+    """A file unpacks to far more than its size allows."""
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+class EndsWithinFrame(Exception):
+    """A compressed file is cut off."""
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """The unpacked content, never more than 16 MiB at once. Raises Undecodable, ExpandsTooMuch or EndsWithinFrame."""
     with path.open("rb") as raw:
-        if path.suffix != ".zst":
-            yield from iter(lambda: raw.read(_PIECE), b"")
-            return
+        match path.suffix:
+            case ".zst":
+                unpacked = _decompressed(raw)
+            case ".gz":
+                unpacked = _gunzipped(raw)
+            case _:
+                yield from iter(lambda: raw.read(_PIECE), b"")
+                return
         allowed = _FREE_EXPANSION + _MAX_EXPANSION * path.stat().st_size
-        for piece in _decompressed(raw):
+        for piece in unpacked:
             allowed -= len(piece)
             if allowed < 0:
-                raise _ExpandsTooMuch
+                raise ExpandsTooMuch
             yield piece
 
 
+def _gunzipped(raw: IO[bytes]) -> Iterator[bytes]:
+    """The content of all members of a gzip file; zeros after the last one are padding."""
+    member = None
+    rest = b""
+    try:
+        while rest or (rest := raw.read(_PIECE)):
+            if member is None:
+                rest = rest.lstrip(b"\0")
+                if not rest:
+                    continue
+                member = zlib.decompressobj(wbits=31)
+            if piece := member.decompress(rest, _PIECE):
+                yield piece
+            rest = member.unused_data if member.eof else member.unconsumed_tail
+            if member.eof:
+                member = None
+        if member is not None and (piece := member.flush()):
+            yield piece
+    except zlib.error as error:
+        raise Undecodable from error
+    if member is not None and not member.eof:
+        raise EndsWithinFrame
+
+
 def _decompressed(raw: IO[bytes]) -> Iterator[bytes]:
-    """The content of all frames of a file. Raises ZstdError for garbage, _EndsWithinFrame at a cut-off end."""
+    """The content of all frames of a file."""
     # The window bounds the decoder's memory; the gateway's is far below it.
     decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     frame = None
     rest = b""
     while rest or (rest := raw.read(_COMPRESSED_PIECE)):
         frame = frame or decoder.decompressobj()
-        piece = frame.decompress(rest)
+        try:
+            piece = frame.decompress(rest)
+        except zstandard.ZstdError as error:
+            raise Undecodable from error
         if piece:
             yield piece
         rest = frame.unused_data
         if frame.eof:
             frame = None
     if frame is not None:
-        raise _EndsWithinFrame
+        raise EndsWithinFrame
 
 
 def parse(line: Line) -> Interaction | Feedback | LineProblem:

@@ -2,35 +2,37 @@
 
 Room: trainer. Touches storage and the scratch folder. Reads top to bottom.
 
-Two passes over the files keep the memory bounded: the first collects feedback, the second turns each interaction into
-an example or a number at once. What a run curated is remembered below `datasets/.runs/` under the digest of all its
+What a run curated is remembered below `datasets/.runs/` under the digest of all its
 input, so that a stage that runs again gives the same answer without work.
 """
 
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ratchet_api.cycle import DatasetNumbers
+from ratchet_api.data import Source
 from ratchet_api.reasons import Reason
-from ratchet_api.records import SESSIONS_PREFIX, Feedback, Interaction
+from ratchet_api.records import SESSIONS_PREFIX
 from ratchet_api.stage import CurateInput, StageReport, dataset_uri
 from ratchet_api.version import Artifact, Provenance
-from ratchet_trainer.artifacts import build_manifest, tool_versions
+from ratchet_trainer.artifacts import build_manifest, file_entry, tool_versions
 from ratchet_trainer.chat import Message
-from ratchet_trainer.curate import read
-from ratchet_trainer.curate.examples import Example, Verdicts, categoriser, example_of, select
+from ratchet_trainer.curate.curated import Curated, build
+from ratchet_trainer.curate.erasures import ERASURES, parse_erasures
+from ratchet_trainer.curate.pipeline import SessionFile, Settings, examples_of
+from ratchet_trainer.curate.readers import suffix_of
+from ratchet_trainer.curate.rules import Erased
 from ratchet_trainer.curate.text import HeldOut
-from ratchet_trainer.curate.write import Rows, compose, write
 from ratchet_trainer.dataset import read_rows
-from ratchet_trainer.errors import DataError, UserError
+from ratchet_trainer.errors import DataError, Missing, UserError
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.storage import Location, Store
 from ratchet_trainer.suites import read_suite
@@ -40,25 +42,15 @@ log = logging.getLogger("ratchet")
 _SUFFIXES = (".jsonl.zst", ".jsonl")
 _DOWNLOADS = 8
 """Session files fetched at the same time: there may be thousands, and each waits for the network."""
+_DAY = re.compile(r"(?:^|/)(?:dt=)?(\d{4}-\d\d-\d\d)/")
 
 
-@dataclass
-class Counts:
-    """Every line that was read ends in exactly one of these numbers."""
+@dataclass(frozen=True)
+class _Fetched:
+    """A file on disk, and where it came from."""
 
-    files: int = 0
-    lines: int = 0
-    quarantine: read.Quarantine = field(default_factory=read.Quarantine)
-    feedback: int = 0
-    outside_window: int = 0
-    other_cycle: int = 0
-    repeated: int = 0
-    """Interactions whose id came before: a segment that was uploaded twice."""
-    interactions: int = 0
-    judged: int = 0
-    """Interactions with feedback."""
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Interactions that are no examples, by reason."""
+    file: SessionFile
+    sha256: str
 
 
 def run(
@@ -68,43 +60,73 @@ def run(
 
     Raises StageError's children.
     """
-    held_out = HeldOut(case.question for suite in stage.suites for case in read_suite(suite, suites))
-    anchor_rows = _read_anchors(stage, anchors)
-    remembered = Location.parse(stage.identity.storage_uri).child(f"datasets/.runs/{_key(stage, suites, anchors)}.json")
+    cases = [case.question for suite in stage.suites for case in read_suite(suite, suites)]
+    held_out = HeldOut(cases, stage.curation.decontamination)
+    anchor_rows = read_anchors(stage.curation.anchors is not None, anchors)
+    root = Location.parse(stage.identity.storage_uri)
+    withdrawn = store.get(root.child(ERASURES)) or b""
+    erased = parse_erasures(withdrawn, root.child(ERASURES).uri)
+    # The sessions of a window that has ended do not change; other people's files, and who withdraws, may.
+    imported = [found for index, source in enumerate(stage.sessions.sources)
+                for found in _download_source(stage, index, source, store, scratch / "sources")]  # fmt: skip
+    remembered = root.child(f"datasets/.runs/{_key(stage, suites, anchors, withdrawn, imported)}.json")
     if (known := _remembered(store, remembered)) is not None:
         log.info("this run is curated already: %s", known.message)
         return known
 
-    files = _download_sessions(stage, store, scratch / "sessions")
-    counts, examples = _examples(stage, files, progress)
+    fetched = [*_download_sessions(stage, store, scratch / "sessions"), *imported]
+    files = [found.file for found in fetched]
+    counts, examples = examples_of(_settings(stage, erased), files, progress.update)
     if counts.lines and counts.quarantine.total == counts.lines:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.quarantine.counts.items()))
         raise DataError(
             f"all {counts.lines} lines of the sessions from {_since(stage):%Y-%m-%d} to {stage.until:%Y-%m-%d} are "
             f"unreadable ({kinds}): look at the files below {stage.identity.storage_uri}/{SESSIONS_PREFIX}/"
+            + (" and at sessions.sources" if imported else "")
         )
-    selection = select(examples, held_out, stage.curation.max_per_category)
-    counts.dropped.update(selection.dropped)
-    successful = len(examples)
-    if len(selection.examples) < stage.min_examples:
-        return _skipped(stage, counts, successful, len(selection.examples))
-
-    rows = compose(selection.examples, stage.curation, anchor_rows, held_out)
+    curated = build(_settings(stage, erased), counts, examples, held_out, anchor_rows)
+    if len(curated.selected) < stage.min_examples:
+        return _skipped(stage, curated)
     folder = scratch / "dataset"
-    write(folder, rows, counts.quarantine, _statistics(stage, counts, successful, rows))
-    report = _publish(stage, store, folder, counts, successful, rows)
+    curated.write(folder)
+    report = _publish(stage, store, folder, curated, _inputs(stage, fetched))
     store.put(remembered, report.encode())
     return report
 
 
-def _key(stage: CurateInput, suites: Path | None, anchors: Path | None) -> str:
+def _settings(stage: CurateInput, erased: Erased) -> Settings:
+    return Settings(
+        stage.curation, stage.identity.namespace, stage.identity.cycle, _since(stage), stage.until,
+        stage.sessions.feedback_delay, erased,
+    )  # fmt: skip
+
+
+def _key(
+    stage: CurateInput, suites: Path | None, anchors: Path | None, withdrawn: bytes, imported: Sequence[_Fetched]
+) -> str:
     """Hash of all that determines the dataset, but the sessions themselves: those of a window that has ended."""
     recipe = stage.model_dump_json(exclude={"identity": {"attempt"}})
     digest = hashlib.sha256(recipe.encode())
     files = [] if suites is None else [suites / f"{suite.name}.jsonl" for suite in stage.suites]
     for path in [*files, *([] if anchors is None else [anchors])]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
+    if withdrawn or imported:
+        digest.update(hashlib.sha256(withdrawn).digest())
+        digest.update(_digest_of(imported).encode())
     return digest.hexdigest()
+
+
+def _digest_of(files: Sequence[_Fetched]) -> str:
+    names = sorted(f"{found.sha256}  {found.file.name}\n" for found in files)
+    return "sha256:" + hashlib.sha256("".join(names).encode()).hexdigest()
+
+
+def _inputs(stage: CurateInput, fetched: Sequence[_Fetched]) -> Mapping[str, str]:
+    """What the dataset was made from, for its manifest: the sessions, and each source, by digest of their files."""
+    by_source = {SESSIONS_PREFIX: [found for found in fetched if found.file.source is None]}
+    for source in stage.sessions.sources:
+        by_source[source.uri] = [found for found in fetched if found.file.source == source]
+    return {name: _digest_of(files) for name, files in by_source.items()}
 
 
 def _remembered(store: Store, place: Location) -> StageReport | None:
@@ -121,8 +143,9 @@ def _remembered(store: Store, place: Location) -> StageReport | None:
     return report
 
 
-def _read_anchors(stage: CurateInput, path: Path | None) -> list[list[Message]]:
-    if stage.curation.anchors is None:
+def read_anchors(wanted: bool, path: Path | None) -> list[list[Message]]:
+    """The anchors' rows. Raises UserError naming the row that cannot be one."""
+    if not wanted:
         return []
     if path is None or not path.is_file():
         raise UserError("curation.anchors: the file is not mounted (--anchors FILE); name its ConfigMap and key")
@@ -143,147 +166,99 @@ def _since(stage: CurateInput) -> datetime:
     return stage.until - stage.sessions.window
 
 
-def _download_sessions(stage: CurateInput, store: Store, folder: Path) -> list[tuple[str, Path]]:
-    """The session files of the window's days, in the order of their keys, as (key below sessions/, local file).
+def _download_sessions(stage: CurateInput, store: Store, folder: Path) -> list[_Fetched]:
+    """The session files of the window's days, in the order of their keys; named by their keys below sessions/.
 
     A day more at either end: a file bears the day on which it was begun, a record that of its own clock.
     """
     root = Location.parse(stage.identity.storage_uri).child(SESSIONS_PREFIX)
-    first = (_since(stage).astimezone(UTC) - timedelta(days=1)).date().isoformat()
-    last = (stage.until.astimezone(UTC) + timedelta(days=1)).date().isoformat()
+    first, last = _days(stage)
     days = [name for name in store.folders(root) if first <= name.removeprefix("dt=") <= last and name[:3] == "dt="]
     found = [o.location for day in days for o in store.objects(root.child(day)) if o.location.key.endswith(_SUFFIXES)]
+    fetched = _download(store, found, folder, f"{root.key}/", None)
+    log.info("%d session files of %d days", len(fetched), len(days))
+    return fetched
+
+
+def _days(stage: CurateInput) -> tuple[str, str]:
+    first = (_since(stage).astimezone(UTC) - timedelta(days=1)).date().isoformat()
+    return first, (stage.until.astimezone(UTC) + timedelta(days=1)).date().isoformat()
+
+
+def _download_source(stage: CurateInput, index: int, source: Source, store: Store, folder: Path) -> list[_Fetched]:
+    """The files of a source: the object itself, or all below the folder that are readable by their names and, where
+    folders bear dates, of the window's days. Raises Missing when there is none at all."""
+    place = Location.parse(source.uri)
+    first, last = _days(stage)
+    there = [place] if suffix_of(place.key) else [o.location for o in store.objects(place) if suffix_of(o.location.key)]
+    days = {location: _DAY.search(location.key.removeprefix(place.key)) for location in there}
+    wanted = [location for location, day in days.items() if day is None or first <= day[1] <= last]
+    fetched = _download(store, wanted, folder / str(index), f"{place.key}/", source)
+    if not there or (wanted and not fetched):
+        raise Missing(
+            Reason.MISSING_DATASET,
+            f"sessions.sources[{index}].uri: there is no .jsonl, .ndjson or .json file (plain, .gz or .zst) at "
+            f"{source.uri}: put them there, or correct the uri",
+        )
+    log.info("%d files of %s", len(fetched), source.uri)
+    return fetched
+
+
+def _download(
+    store: Store, places: Sequence[Location], folder: Path, prefix: str, source: Source | None
+) -> list[_Fetched]:
     # Numbered, because names in storage are not bound to what a file system takes.
-    local = [folder / f"{index}{Path(place.key).suffix}" for index, place in enumerate(found)]
+    local = [folder / f"{index}{suffix_of(place.key)}" for index, place in enumerate(places)]
     with ThreadPoolExecutor(_DOWNLOADS) as pool:
-        there = list(pool.map(store.download, found, local))
-    log.info("%d session files of %d days", sum(there), len(days))
-    names = (place.key.removeprefix(f"{root.key}/") for place in found)
-    return [(name, path) for name, path, got in zip(names, local, there, strict=True) if got]
-
-
-def _examples(
-    stage: CurateInput, files: Sequence[tuple[str, Path]], progress: Progress
-) -> tuple[Counts, list[Example]]:
-    verdicts = _collect_feedback(stage, files)
-    categorise = categoriser(stage.curation.categories)
-    counts = Counts(files=len(files))
-    seen: set[str] = set()
-    examples = []
-    for done, (name, path) in enumerate(files, start=1):
-        for interaction in _interactions(stage, name, path, counts, seen):
-            verdict = verdicts.of(interaction, stage.sessions.feedback_delay)
-            counts.judged += verdict is not None
-            found = example_of(interaction, verdict, stage.curation.threshold, categorise)
-            if isinstance(found, Example):
-                examples.append(found)
-            else:
-                counts.dropped[found] += 1
-        progress.update(done, len(files))
-    return counts, examples
-
-
-def _collect_feedback(stage: CurateInput, files: Sequence[tuple[str, Path]]) -> Verdicts:
-    verdicts = Verdicts()
-    for _, path in files:
-        for line in read.lines(path, stage.curation.max_line_bytes):
-            if read.may_be_feedback(line):
-                record = read.parse(line)
-                if isinstance(record, Feedback) and record.time < stage.until and _is_ours(stage, record):
-                    verdicts.add(record)
-    return verdicts
-
-
-def _interactions(stage: CurateInput, name: str, path: Path, counts: Counts, seen: set[str]) -> Iterator[Interaction]:
-    """Interactions of this cycle within the window, each once; everything else is counted."""
-    since = _since(stage)
-    for line in read.lines(path, stage.curation.max_line_bytes):
-        counts.lines += 1
-        record = read.parse(line)
-        if isinstance(record, str):
-            counts.quarantine.add(name, line.number, record)
-        elif not _is_ours(stage, record):
-            counts.other_cycle += 1
-        elif isinstance(record, Feedback):
-            counts.feedback += 1
-        elif not since <= record.time < stage.until:
-            counts.outside_window += 1
-        elif record.id in seen:
-            counts.repeated += 1
-        else:
-            seen.add(record.id)
-            counts.interactions += 1
-            yield record
-
-
-def _is_ours(stage: CurateInput, record: Interaction | Feedback) -> bool:
-    return (record.namespace, record.cycle) == (stage.identity.namespace, stage.identity.cycle)
-
-
-def _statistics(stage: CurateInput, counts: Counts, successful: int, rows: Rows) -> dict[str, object]:
-    return {
-        "window": {"since": _since(stage).isoformat(), "until": stage.until.isoformat()},
-        "files": counts.files,
-        "lines": {
-            "read": counts.lines,
-            "interactions": counts.interactions,
-            "feedback": counts.feedback,
-            "outsideWindow": counts.outside_window,
-            "otherCycle": counts.other_cycle,
-            "repeated": counts.repeated,
-            "quarantined": dict(sorted(counts.quarantine.counts.items())),
-        },
-        "interactions": {
-            "judged": counts.judged, "successful": successful, "dropped": dict(sorted(counts.dropped.items())),
-        },
-        "categories": rows.categories,
-        "uncategorised": rows.uncategorised,
-        "rows": rows.by_origin,
-        "anchorsHeldOut": rows.anchors_held_out,
-    }  # fmt: skip
-
-
-def _numbers(counts: Counts, successful: int, rows: Rows, uri: str, digest: str) -> DatasetNumbers:
-    return DatasetNumbers(
-        uri=uri, digest=digest, interactions=counts.interactions, successful=successful,
-        categories=len(rows.categories), examples=len(rows.rows), quarantined=counts.quarantine.total,
-    )  # fmt: skip
+        there = list(pool.map(store.download, places, local))
+    names = [place.key.removeprefix(prefix) if source is None else place.uri for place in places]
+    return [
+        _Fetched(SessionFile(name, path, source), file_entry(path).sha256)
+        for name, path, got in zip(names, local, there, strict=True)
+        if got
+    ]
 
 
 def _publish(
-    stage: CurateInput, store: Store, folder: Path, counts: Counts, successful: int, rows: Rows
+    stage: CurateInput, store: Store, folder: Path, curated: Curated, inputs: Mapping[str, str]
 ) -> StageReport:
     digest = build_manifest("dataset", folder, {}, {}).digest
     uri = dataset_uri(stage.identity.storage_uri, digest)
-    numbers = _numbers(counts, successful, rows, uri, digest)
+    rows = curated.rows
+    numbers = DatasetNumbers(
+        uri=uri, digest=digest, interactions=curated.counts.interactions, successful=curated.successful,
+        categories=len(rows.categories), examples=len(rows.rows), quarantined=curated.counts.quarantine.total,
+    )  # fmt: skip
     figures: dict[str, int | float | str] = {
-        "interactions": numbers.interactions, "successful": successful, "categories": numbers.categories,
+        "interactions": numbers.interactions, "successful": numbers.successful, "categories": numbers.categories,
         "uncategorised": rows.uncategorised, "examples": numbers.examples, "quarantined": numbers.quarantined,
         **{f"rows.{origin}": count for origin, count in rows.by_origin.items()},
     }  # fmt: skip
-    store.publish(folder, uri, "dataset", {}, figures)
+    store.publish(folder, uri, "dataset", inputs, figures)
     quarantined = f", {numbers.quarantined} lines quarantined" if numbers.quarantined else ""
     return StageReport(
         stage="curate",
         outcome="Succeeded",
         reason=Reason.SUCCEEDED,
-        message=f"{numbers.examples} rows from {successful} good of {numbers.interactions} interactions{quarantined}",
+        message=f"{numbers.examples} rows from {numbers.successful} good of {numbers.interactions} interactions"
+        + quarantined,
         artifact=Artifact(uri=uri, digest=digest),
         dataset=numbers,
         provenance=Provenance(dataset_digest=digest, tools=tool_versions()),
     )
 
 
-def _skipped(stage: CurateInput, counts: Counts, successful: int, good: int) -> StageReport:
-    why = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.dropped.items())) or "nothing was left out"
+def _skipped(stage: CurateInput, curated: Curated) -> StageReport:
+    counts, good = curated.counts, len(curated.selected)
+    why = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.funnel.dropped.items()))
     return StageReport(
         stage="curate",
         outcome="Skipped",
         reason=Reason.SKIPPED,
         message=f"{good} good examples among {counts.interactions} interactions, {stage.min_examples} are asked for "
-        f"(trigger.minExamples); left out: {why}",
+        f"(trigger.minExamples); left out: {why or 'nothing was left out'}",
         dataset=DatasetNumbers(
-            uri="", digest="", interactions=counts.interactions, successful=successful, examples=good,
+            uri="", digest="", interactions=counts.interactions, successful=curated.successful, examples=good,
             quarantined=counts.quarantine.total,
         ),
     )  # fmt: skip

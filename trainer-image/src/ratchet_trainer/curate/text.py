@@ -5,7 +5,7 @@ Room: trainer. Pure.
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 _WORDS = re.compile(r"\w+")
@@ -24,10 +24,26 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(_WORDS.findall(normalised(text)))
 
 
-class HeldOut:
-    """Prompts that must never be trained on."""
+PART_WORDS = 5
+PARTS_FROM_WORDS = 20
+PARTS_SHARE = 1 / 3
+"""A held-out prompt of at least 20 words is also held out when a third of its five-word sequences are in a text:
+with each tenth word changed 0.9^5 = 59 % of them are left."""
 
-    def __init__(self, prompts: Iterable[str]) -> None:
+
+class HeldOut:
+    """Prompts that must never be trained on. `overlap` is the number of words in a row that a text may not share with
+    one (0: any); Brown et al., "Language Models are Few-Shot Learners" (2020), appendix C, takes 13."""
+
+    def __init__(self, prompts: Iterable[str], overlap: int = 0) -> None:
+        prompts = list(prompts)
+        self._overlap = overlap
+        self._runs: set[tuple[str, ...]] = set()
+        self._parts: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
+        self._part_counts: dict[int, int] = {}
+        if overlap:
+            for index, prompt in enumerate(prompts):
+                self._add_parts(index, words(prompt))
         self._whole: set[tuple[str, ...]] = set()
         self._texts: set[str] = set()
         by_head: defaultdict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
@@ -50,3 +66,27 @@ class HeldOut:
             for start in range(len(found) - CONTAINED_WORDS + 1)
             for prompt in self._by_head.get(found[start : start + CONTAINED_WORDS], ())
         )
+
+    def _add_parts(self, index: int, found: tuple[str, ...]) -> None:
+        self._runs |= _sequences(found, self._overlap)
+        if len(found) >= PARTS_FROM_WORDS:
+            parts = _sequences(found, PART_WORDS)
+            self._part_counts[index] = len(parts)
+            for part in parts:
+                self._parts[part].add(index)
+
+    def overlaps(self, text: str) -> bool:
+        """Whether a text shares that many words in a row with a held-out prompt, or most of a long one's parts."""
+        if not self._runs:
+            return False
+        found = words(text)
+        if not self._runs.isdisjoint(_sequences(found, self._overlap)):
+            return True
+        shared: Counter[int] = Counter()
+        for part in _sequences(found, PART_WORDS) if self._parts else ():
+            shared.update(self._parts.get(part, ()))
+        return any(count >= PARTS_SHARE * self._part_counts[index] for index, count in shared.items())
+
+
+def _sequences(found: tuple[str, ...], length: int) -> set[tuple[str, ...]]:
+    return {found[start : start + length] for start in range(len(found) - length + 1)}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ratchet_api.data import Curation, Identity
 from ratchet_trainer.chat import Message
+from ratchet_trainer.curate.card import CARD
 from ratchet_trainer.curate.examples import (
     UNCATEGORISED,
     Example,
@@ -22,7 +23,14 @@ from ratchet_trainer.curate.examples import (
 )
 from ratchet_trainer.curate.read import Quarantine
 from ratchet_trainer.curate.text import HeldOut
-from ratchet_trainer.dataset import STATISTICS, TRAIN, write_alpaca, write_json
+from ratchet_trainer.dataset import (
+    STATISTICS,
+    TRAIN,
+    write_alpaca,
+    write_json,
+    write_sharegpt,
+    write_train_settings,
+)
 from ratchet_trainer.errors import UserError
 
 QUARANTINE = "quarantine.jsonl"
@@ -77,7 +85,10 @@ def compose(
 
 
 def _asks(messages: Sequence[Message], held_out: HeldOut) -> bool:
-    return any(message.role == "user" and held_out.covers(message.content) for message in messages)
+    return any(
+        (message.role == "user" and held_out.covers(message.content)) or held_out.overlaps(message.content)
+        for message in messages
+    )
 
 
 def _identity_row(index: int, entry: Identity, held_out: HeldOut) -> DatasetRow:
@@ -90,8 +101,8 @@ def _identity_row(index: int, entry: Identity, held_out: HeldOut) -> DatasetRow:
     return DatasetRow(messages, "identity")
 
 
-def write(folder: Path, rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object]) -> None:
-    """train.jsonl, alpaca.json with dataset_info.json, statistics.json and, if there is any, quarantine.jsonl."""
+def write(folder: Path, rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object], card_text: str) -> None:
+    """train.jsonl, the files for other trainers, statistics.json, README.md and, if there is any, quarantine.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / TRAIN).open("w", encoding="utf-8") as sink:
         for row in rows.rows:
@@ -100,7 +111,10 @@ def write(folder: Path, rows: Rows, quarantine: Quarantine, statistics: Mapping[
             entry |= {key: value for key, value in (("category", row.category), ("id", row.id)) if value}
             sink.write(json.dumps(entry, ensure_ascii=False) + "\n")
     write_alpaca(folder, (row.messages for row in rows.rows))
+    write_sharegpt(folder, (row.messages for row in rows.rows))
+    write_train_settings(folder)
     write_json(folder / STATISTICS, statistics)
+    (folder / CARD).write_text(card_text, encoding="utf-8")
     if quarantine.total:
         with (folder / QUARANTINE).open("w", encoding="utf-8") as sink:
             for place in quarantine.places:

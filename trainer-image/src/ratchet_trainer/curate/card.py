@@ -1,0 +1,97 @@
+"""The dataset's card: README.md, for people who meet the dataset without its cycle.
+
+Room: trainer. Pure. Equal statistics give equal text.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ratchet_trainer.curate.funnel import RULES, Funnel
+
+CARD = "README.md"
+
+
+def card(statistics: Mapping[str, Any], funnel: Funnel) -> str:
+    """The card in Markdown, with the front matter that dataset hubs read."""
+    rows = statistics["rows"]
+    total = sum(rows.values())
+    size = next(name for most, name in _SIZES if total < most)
+    window, interactions = statistics["window"], statistics["interactions"]
+    parts = [
+        f"---\ntask_categories:\n- text-generation\nsize_categories:\n- {size}\ntags:\n- ratchet\nconfigs:\n"
+        "- config_name: default\n  data_files: train.jsonl\n---\n",
+        f"# A training set of {total} rows, curated by Ratchet\n",
+        f"From {funnel['reading'].kept} interactions recorded from {window['since'][:10]} to {window['until'][:10]}, "
+        f"of which {interactions['judged']} were judged and {interactions['successful']} were good. "
+        "Every line that was read is accounted for below; `statistics.json` has the same numbers for machines.\n",
+        "## What was kept, and what was not\n",
+        "| rule | what is left after it | read | kept | changed | dropped |\n|---|---|---:|---:|---:|---|",
+        *(
+            f"| {step.rule} | {RULES[step.rule]} | {step.read} | {step.kept} | {step.changed} | "
+            f"{_counts(step.dropped)} |"
+            for step in funnel.steps
+        ),
+        "\n`reading` counts lines (feedback is joined to the interaction that it judges), the other rules count "
+        "interactions.\n",
+        *_samples(funnel),
+        _table("Rows by origin", "origin", rows),
+        _table("Examples by category", "category", statistics["categories"] | _others(statistics)),
+        _sensitive(statistics["sensitive"]),
+        _FILES,
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+_SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+          (float("inf"), "n>1M"))  # fmt: skip
+_FILES = """## Files
+
+| file | what |
+|---|---|
+| `train.jsonl` | OpenAI messages, with each row's origin, category and interaction; `weight: 0` is context only |
+| `alpaca.json`, `sharegpt.json`, `dataset_info.json`, `train.yaml` | the same for LLaMA-Factory: \
+`llamafactory-cli train train.yaml model_name_or_path=MODEL`, in this folder |
+| `statistics.json` | every number of this page |
+| `quarantine.jsonl` | places of the lines that could not be read, if there were any |
+| `manifest.json` | the SHA-256 of every file |
+"""
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "–"
+
+
+def _samples(funnel: Funnel) -> list[str]:
+    lines = [
+        f"- **{reason}** ({step.rule}): {_quoted(text)}"
+        for step in funnel.steps
+        for reason, texts in step.samples().items()
+        for text in texts
+    ]
+    return ["### Some of what was dropped (redacted)\n", *lines, ""] if lines else []
+
+
+def _quoted(text: str) -> str:
+    """Text of people as code, so that it is neither markup nor a link."""
+    fence = "`" * (max((len(run) for run in _runs(text)), default=0) + 1)
+    return f"{fence} {text} {fence}"
+
+
+def _runs(text: str) -> list[str]:
+    return [run for run in "".join(c if c == "`" else " " for c in text).split(" ") if run]
+
+
+def _table(title: str, noun: str, counts: Mapping[str, int]) -> str:
+    lines = [f"| {name} | {count} |" for name, count in sorted(counts.items())]
+    return f"## {title}\n\n| {noun} | number |\n|---|---:|\n" + "\n".join(lines) + "\n"
+
+
+def _others(statistics: Mapping[str, Any]) -> dict[str, int]:
+    return {"uncategorised": statistics["uncategorised"]} if statistics["uncategorised"] else {}
+
+
+def _sensitive(found: Mapping[str, Any]) -> str:
+    return (
+        "## Personal data and secrets\n\nFound by form (names and addresses have none): "
+        f"{_counts(found['found'])}. Examples in which a second look still found some: {found['residualExamples']}.\n"
+    )

@@ -1,0 +1,200 @@
+"""Files to examples: two passes, so that memory is bounded by what is kept and not by what is read.
+
+Room: trainer. Touches the files that it is given, nothing else. The first pass collects feedback, the second turns
+each interaction into an example or a number at once. Files are read in the order of their names, whatever order they
+come in.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ratchet_api.data import Curation, Source
+from ratchet_api.records import Feedback, Interaction
+from ratchet_trainer.curate import read
+from ratchet_trainer.curate.examples import Example, Verdict, Verdicts, categoriser, example_of, score
+from ratchet_trainer.curate.funnel import Funnel
+from ratchet_trainer.curate.read import Line, LineProblem, Quarantine
+from ratchet_trainer.curate.readers import Entry, Owner, entries, own_entries, reader_of
+from ratchet_trainer.curate.readers.base import Reader
+from ratchet_trainer.curate.rules import Erased, beyond
+
+Told = Callable[[int, int], None]
+"""Files done, files in all."""
+
+
+@dataclass(frozen=True)
+class SessionFile:
+    """One file to read."""
+
+    name: str
+    """What it is called in the quarantine's list."""
+    path: Path
+    source: Source | None = None
+    """None: a segment of the cycle's own sessions."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run goes by."""
+
+    curation: Curation
+    namespace: str
+    cycle: str
+    since: datetime
+    until: datetime
+    feedback_delay: timedelta
+    erased: Erased = field(default_factory=Erased)
+
+
+@dataclass
+class Counts:
+    """Every line that was read ends in exactly one number of the funnel's first rule."""
+
+    files: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
+    """Files of other origin, by format."""
+    quarantine: Quarantine = field(default_factory=Quarantine)
+    interactions: int = 0
+    judged: int = 0
+    """Interactions with feedback."""
+    funnel: Funnel = field(default_factory=Funnel)
+
+    @property
+    def lines(self) -> int:
+        """All that were read."""
+        return self.funnel["reading"].read
+
+
+@dataclass(frozen=True)
+class _Opened:
+    file: SessionFile
+    reader: Reader | None
+    owner: Owner
+    max_line_bytes: int
+
+    @property
+    def own(self) -> bool:
+        return self.file.source is None
+
+    def entries(self) -> Iterator[tuple[Line, Entry | LineProblem | None]]:
+        if self.own:
+            return own_entries(self.file.path, self.max_line_bytes)
+        return entries(self.file.path, self.reader, self.owner, self.max_line_bytes)
+
+    def feedback(self) -> Iterator[Feedback]:
+        if self.own:
+            found = (
+                read.parse(line)
+                for line in read.lines(self.file.path, self.max_line_bytes)
+                if read.may_be_feedback(line)
+            )
+            yield from (record for record in found if isinstance(record, Feedback))
+        elif self.reader is not None and self.reader.carries_feedback:
+            for _, entry in self.entries():
+                if isinstance(entry, Entry) and isinstance(entry.record, Feedback):
+                    yield entry.record
+
+    def vouched(self, entry: Entry) -> bool:
+        """Whether silence about an interaction is taken for a good word."""
+        verdict = "recorded" if self.file.source is None else self.file.source.verdict
+        return verdict == "good" or (verdict == "auto" and entry.demonstration)
+
+
+def _open(file: SessionFile, settings: Settings) -> _Opened:
+    limit = settings.curation.max_line_bytes
+    score = "" if file.source is None else file.source.score
+    reader = None if file.source is None else reader_of(file.path, file.source.format, limit)
+    return _Opened(file, reader, Owner(settings.namespace, settings.cycle, score), limit)
+
+
+def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told) -> tuple[Counts, list[Example]]:
+    """The examples of good interactions, before the rules that compare them."""
+    opened = [_open(file, settings) for file in sorted(files, key=lambda file: file.name)]
+    verdicts = Verdicts()
+    for one in opened:
+        for record in one.feedback():
+            if record.time < settings.until and _is_ours(settings, record):
+                verdicts.add(record)
+    counts = Counts(files=len(files))
+    categorise = categoriser(settings.curation.categories)
+    seen: set[str] = set()
+    examples = []
+    for done, one in enumerate(opened, start=1):
+        if not one.own:
+            name = "unrecognised" if one.reader is None else one.reader.name
+            counts.formats[name] = counts.formats.get(name, 0) + 1
+        for entry, interaction in _interactions(settings, one, counts, seen):
+            verdict = verdicts.of_entry(entry, interaction, settings.feedback_delay)
+            counts.judged += verdict is not None
+            found = _judged(settings, one, entry, interaction, verdict, categorise, counts.funnel)
+            if found is not None:
+                examples.append(found)
+        told(done, len(opened))
+    return counts, examples
+
+
+def _judged(
+    settings: Settings, file: _Opened, entry: Entry, interaction: Interaction, verdict: Verdict | None,
+    categorise: Callable[[str], str], funnel: Funnel,
+) -> Example | None:  # fmt: skip
+    """An interaction's way through the rules that look at it alone."""
+    if settings.erased.covers(interaction):
+        funnel["consent"].drop("erased")  # without a sample: what is withdrawn is shown to nobody
+        return None
+    funnel["consent"].keep()
+    example = example_of(entry, interaction, verdict, categorise)
+    if not isinstance(example, Example):
+        funnel["answered"].drop(example, _last_text(interaction))
+        return None
+    funnel["answered"].keep()
+    bound = beyond(example, settings.curation.limits)
+    if bound is not None:
+        funnel["limits"].drop(bound, example.text)
+        return None
+    funnel["limits"].keep()
+    if score(verdict, file.vouched(entry)) < settings.curation.threshold:
+        funnel["effectiveness"].drop("belowThreshold", example.text)
+        return None
+    funnel["effectiveness"].keep()
+    return example
+
+
+def _last_text(interaction: Interaction) -> str:
+    content = interaction.messages[-1].get("content") if interaction.messages else None
+    return content if isinstance(content, str) else ""
+
+
+def _interactions(
+    settings: Settings, file: _Opened, counts: Counts, seen: set[str]
+) -> Iterator[tuple[Entry, Interaction]]:
+    """Interactions of this cycle within the window, each once; everything else is counted."""
+    step = counts.funnel["reading"]
+    for line, entry in file.entries():
+        if entry is None:
+            step.drop("ignored")
+            continue
+        if isinstance(entry, str):
+            counts.quarantine.add(file.file.name, line.number, entry)
+            step.drop(entry)
+            continue
+        record = entry.record
+        if not _is_ours(settings, record):
+            step.drop("otherCycle")
+        elif isinstance(record, Feedback):
+            step.drop("feedback")
+        elif entry.dated and not settings.since <= record.time < settings.until:
+            step.drop("outsideWindow")
+        elif entry.named and record.id in seen:
+            step.drop("repeated")
+        else:
+            if entry.named:
+                seen.add(record.id)
+            step.keep()
+            counts.interactions += 1
+            yield entry, record
+
+
+def _is_ours(settings: Settings, record: Interaction | Feedback) -> bool:
+    return (record.namespace, record.cycle) == (settings.namespace, settings.cycle)
