@@ -68,12 +68,13 @@ def selector(namespace: str, cycle: str, **labels: str) -> str:
 
 
 def feedback_share(namespace: str, cycle: str, window: int) -> str:
-    """PromQL: thumbs-up share of each version over the last `window` seconds."""
+    """PromQL: thumbs-up share of each version over the last `window` seconds, where at least five people judged: the
+    share of one or two is noise."""
     up = selector(namespace, cycle, value="up")
     every = selector(namespace, cycle)
     return (
         f"sum by (version) (increase({metrics.FEEDBACK}{up}[{window}s]))"
-        f" / (sum by (version) (increase({metrics.FEEDBACK}{every}[{window}s])) > 0)"
+        f" / (sum by (version) (increase({metrics.FEEDBACK}{every}[{window}s])) >= 5)"
     )
 
 

@@ -191,13 +191,11 @@ def _with_gaps(times: list[float], values: list[float], gap: float = 0.2) -> tup
 
 
 def _mark(axes: Axes, markers: Sequence[Marker], minutes: Callable[[datetime], float], words: bool) -> None:
-    for marker in markers:
+    for number, marker in enumerate(marker for marker in markers if marker.kind != "step"):
         colour = {"good": _GOOD, "bad": _BAD}.get(marker.kind, _STEP)
-        if marker.kind == "step":
-            continue
         axes.axvline(minutes(marker.at), color=colour, linewidth=1, linestyle=(0, (4, 3)))
         if words:
             axes.annotate(
                 marker.text, (minutes(marker.at), 126), color=colour, fontsize=7.5, ha="right", va="top",
-                xytext=(-3, 0), textcoords="offset points",
+                xytext=(-3, -9 * (number % 2)), textcoords="offset points",  # decisions may be close to each other
             )  # fmt: skip
