@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +43,8 @@ class Shell:
         resource = f"{found.kind}.ratchet.dev"
         document = {
             "apiVersion": found.api_version, "kind": found.kind,
-            "metadata": {"name": found.metadata.name, "namespace": self.namespace}, "spec": found.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True),
+            "metadata": {"name": found.metadata.name, "namespace": self.namespace},
+            "spec": found.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True),
         }  # fmt: skip
         self.cluster.kubectl("apply", "-f", "-", input=json.dumps(document))
         generation = json.loads(
@@ -175,6 +177,26 @@ def test_doctor_names_what_is_missing_and_mends_it(shell: Shell) -> None:
     assert "has no key AWS_SECRET_ACCESS_KEY" in sick
     assert "1 row in target.jsonl" in sick
     assert "line 1 is no JSON" in sick
+
+
+def test_lint_asks_the_api_server_for_the_rules_across_fields(shell: Shell, repository: Path, tmp_path: Path) -> None:
+    shell.state("idle")
+    written = (repository / "examples" / "assistant" / "cycle.yaml").read_text(encoding="utf-8")
+    assert "role: target" in written
+    file = tmp_path / "cycle.yaml"
+    file.write_text(written.replace("role: target", "role: safety"), encoding="utf-8")
+    before = shell.cycle()
+    answer = shell("lint", str(file), code=1)
+    assert "spec.evaluation: evaluation.suites: no suite has role: target" in answer
+    assert "baseModel cannot change" in answer
+    assert shell.cycle() == before
+
+
+def test_names_are_completed(shell: Shell) -> None:
+    shell.state("idle")
+    shell.capsys.readouterr()
+    assert main(["__complete", "--", "explain", *shell.options, "assistant-"]) == 0
+    assert shell.capsys.readouterr().out.split() == ["assistant-0", "assistant-6"]
 
 
 def test_watching_redraws_on_events(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

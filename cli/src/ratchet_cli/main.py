@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ratchet_local.cli
+from ratchet_cli import curate
 from ratchet_cli.demo import cli as demo
 from ratchet_cli.oncall import cli as oncall
 from ratchet_local.errors import LocalError
@@ -22,6 +23,7 @@ def parser(program: str = "ratchet") -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     oncall.register(commands, program)
+    curate.register(commands)
     ratchet_local.cli.register(commands)
     demo.register(commands)
     return root

@@ -22,6 +22,7 @@ def register(commands: Any, program: str) -> None:
     add = functools.partial(_add, commands, program)
     _looking(add)
     _acting(add)
+    _completing(commands, program)
 
 
 def _add(
@@ -124,6 +125,14 @@ def _looking(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--system-namespace", metavar="NS", help="where operator and gateway run (found by their labels)"
     )
     parser = add(
+        "lint", "commands:lint", "judge manifests before they are applied: field, line, what to write instead",
+        "Without a cluster, every field; with one, also the rules across fields and what\n"
+        "is there already, by a dry run.",
+        "lint cycle.yaml\nlint deploy/ --offline\nlint - < cycle.yaml",
+    )  # fmt: skip
+    parser.add_argument("files", nargs="+", metavar="FILE", help="manifests, folders of them, or - for standard input")
+    parser.add_argument("--offline", action="store_true", help="do not ask the API server")
+    parser = add(
         "lineage", "commands:show_lineage", "show a version's parents, what each was made of, and what proved it",
         examples="lineage assistant-7\nlineage assistant-7 -o json", named="VERSION",
     )  # fmt: skip
@@ -162,3 +171,25 @@ def _acting(add: Callable[..., argparse.ArgumentParser]) -> None:
         "spec.rollout.retryDigests; of a cycle, the last run is repeated.",
         "retry assistant-7\nretry assistant", "CYCLE|VERSION",
     )  # fmt: skip
+
+
+def _completing(commands: Any, program: str) -> None:
+    shells = (
+        "  bash:  source <(ratchet completion bash)\n"
+        "  zsh:   source <(ratchet completion zsh)\n"
+        "  fish:  ratchet completion fish | source\n"
+    )
+    parser = commands.add_parser(
+        "completion",
+        help="print the completion script of a shell",
+        description="Print the completion script of a shell. Names of cycles and versions are completed too.",
+        epilog=f"put the shell's line into its start-up file:\n{shells}"
+        "kubectl completes `kubectl ratchet` by itself, once kubectl_complete-ratchet is on the PATH.",
+        formatter_class=_Raw,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.set_defaults(run=functools.partial(_told, "completion:completion"), program=program)
+    # Asked by the scripts; argparse lists no command without a help.
+    hidden = commands.add_parser("__complete", add_help=False)
+    hidden.add_argument("words", nargs=argparse.REMAINDER)
+    hidden.set_defaults(run=functools.partial(_told, "completion:complete"), program=program)

@@ -133,6 +133,23 @@ class Cluster:
                 _request_timeout=_SECONDS, **options,
             )  # fmt: skip
 
+    def try_apply(self, kind: str, body: Mapping[str, Any]) -> str | None:
+        """Server-side apply as a dry run, by the strictest validation; the API server's Status when it refuses."""
+        namespace = body["metadata"].get("namespace") or self.namespace
+        try:
+            self._objects.patch_namespaced_custom_object(
+                GROUP, API_VERSION, namespace, _PLURALS[kind], body["metadata"]["name"], dict(body),
+                field_manager=FIELD_MANAGER, force=True, dry_run="All", field_validation="Strict",
+                _content_type="application/apply-patch+yaml", _request_timeout=_SECONDS,
+            )  # fmt: skip
+        except ApiException as error:
+            if error.status in (400, 422):
+                return str(error.body)
+            raise _answer(f"namespace {namespace}", error) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise Unreachable(f"the API server does not answer: {error}") from error
+        return None
+
     # Watching
 
     @contextmanager

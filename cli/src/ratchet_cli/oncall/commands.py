@@ -5,9 +5,11 @@ Room: cli. Reads and writes through `cluster`, prints through `screen`; what is 
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import yaml
 from rich.console import RenderableType
@@ -16,13 +18,15 @@ from rich.live import Live
 from ratchet_api.base import format_duration
 from ratchet_api.names import CYCLE_KIND, CYCLE_PLURAL, GROUP
 from ratchet_cli.oncall import actions, goals, lineage
+from ratchet_cli.oncall import lint as linting
 from ratchet_cli.oncall.cluster import Cluster
-from ratchet_cli.oncall.errors import FAILED, REACHED, NotFound, TimedOut, Unreachable, UsageError
+from ratchet_cli.oncall.errors import FAILED, REACHED, NotFound, OncallError, TimedOut, Unreachable, UsageError
 from ratchet_cli.oncall.explain import explain as explanation
 from ratchet_cli.oncall.screen import console, plain
 from ratchet_cli.oncall.tables import cycles_table
 from ratchet_cli.oncall.tree import cycle_tree, version_tree
 from ratchet_cli.oncall.view import View, Where
+from ratchet_cli.oncall.words import count
 
 _REDRAW_SECONDS = 1.0
 """Ages on the screen move on even when nothing happens."""
@@ -205,6 +209,60 @@ def doctor(args: argparse.Namespace) -> int:
         found = checkup.findings(look(cluster, args.name, args.system_namespace))
     print(checkup.text(found))
     return REACHED if checkup.healthy(found) else FAILED
+
+
+def lint(args: argparse.Namespace) -> int:
+    """`ratchet lint`: 1 when something is wrong."""
+    documents: list[linting.Document] = []
+    found: list[linting.Problem] = []
+    for file in _files(args.files):
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        read, wrong = linting.read("(stdin)" if file == "-" else file, text)
+        documents, found = documents + read, found + wrong
+    found += linting.problems(documents)
+    ours = [document for document in documents if document.ours]
+    note = ""
+    if not args.offline:
+        broken = {(problem.file, problem.subject) for problem in found}
+        whole = [d for d in ours if (d.file, f"{d.kind} {d.name}") not in broken]
+        more, note = _asked(args, whole)
+        found += more
+    for problem in sorted(found, key=lambda p: (p.file, p.line)):
+        print(problem.text())
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    wrong_things = count(len(found), "problem") if found else "no problem"
+    print(f"{count(len(documents), 'object')}, {len(ours)} of them Ratchet's: {wrong_things}")
+    return FAILED if found else REACHED
+
+
+def _files(given: Sequence[str]) -> list[str]:
+    """Files as they are, folders as the YAML files in them."""
+    found: list[str] = []
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            found += sorted(str(p) for p in path.rglob("*") if p.suffix in (".yaml", ".yml", ".json") and p.is_file())
+        elif name == "-" or path.is_file():
+            found.append(name)
+        else:
+            raise UsageError(f"there is no file {name}: name a manifest, a folder, or - for standard input")
+    return found
+
+
+def _asked(args: argparse.Namespace, documents: Sequence[linting.Document]) -> tuple[list[linting.Problem], str]:
+    """What the API server says to a dry run of each, and why it could not be asked."""
+    found: list[linting.Problem] = []
+    if not documents:
+        return found, ""
+    try:
+        with connect(args) as cluster:
+            for document in documents:
+                status = cluster.try_apply(document.kind, document.body)
+                found += linting.refused(document, status) if status is not None else []
+    except OncallError as error:
+        return found, f"rules across fields were not checked, as that takes a cluster: {error}"
+    return found, ""
 
 
 # Actions
