@@ -106,3 +106,14 @@ def test_quantiles(promtool: Path, tmp_path: Path, preset: str, name: str) -> No
     series = {f'{name}_bucket{{{ARM},le="{le}"}}': f"0+{rate}x30" for le, rate in buckets.items()}
     series[f"{name}_count{{{ARM}}}"] = "0+10x30"
     evaluate(promtool, tmp_path, series, [(asked.value, 300, 3), (asked.samples, 300, 90), (asked.age, 300, 0)])
+
+
+def test_vllm_s_own_figures(promtool: Path, tmp_path: Path) -> None:
+    name, asked = "vllm:e2e_request_latency_seconds", ask("vllmLatencyP95")
+    pod = 'namespace="default",pod="assistant-7-arm-5d8f9c7b6-x2k4p"'
+    other = 'namespace="default",pod="assistant-71-arm-5d8f9c7b6-x2k4p"'
+    buckets = {"1": 8, "2": 9, "4": 10, "+Inf": 10}
+    series = {f'{name}_bucket{{{pod},le="{le}"}}': f"0+{rate}x30" for le, rate in buckets.items()}
+    series |= {f'{name}_bucket{{{other},le="{le}"}}': "0+50x30" for le in buckets}
+    series |= {f"{name}_count{{{pod}}}": "0+10x30", f"{name}_count{{{other}}}": "0+50x30"}
+    evaluate(promtool, tmp_path, series, [(asked.value, 300, 3), (asked.samples, 300, 90), (asked.age, 300, 0)])

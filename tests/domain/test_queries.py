@@ -48,6 +48,29 @@ def test_quantiles(preset: str, series: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("preset", "series"),
+    [
+        ("vllmLatencyP95", "vllm:e2e_request_latency_seconds"),
+        ("vllmTimeToFirstTokenP95", "vllm:time_to_first_token_seconds"),
+    ],
+)
+def test_vllm_s_own_figures_are_those_of_the_arm_s_pods(preset: str, series: str) -> None:
+    pods = 'namespace="default",pod=~"assistant-7-arm-[a-z0-9]+-[a-z0-9]+"'
+    assert ask(Metric.model_validate({"name": "p95", "preset": preset})) == queries.ArmQueries(
+        value=f"histogram_quantile(0.95, sum by (le) (increase({series}_bucket{{{pods}}}[1m30s])))",
+        samples=f"sum(increase({series}_count{{{pods}}}[1m30s]))",
+        age=f"time() - max(timestamp({series}_count{{{pods}}}))",
+    )
+
+
+def test_pods_of_a_long_name_are_found_by_what_kubernetes_leaves_of_it() -> None:
+    metric = Metric(name="p95", preset="vllmLatencyP95")
+    asked = queries.arm_queries(metric, "default", "assistant", "a" * 60, WINDOW)
+    assert asked.samples is not None
+    assert f'pod=~"{"a" * 46}[-a-z0-9]+"' in asked.samples
+
+
 def test_variables_of_a_custom_query_are_filled() -> None:
     metric = Metric(
         name="refusals",

@@ -195,6 +195,8 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      "a gate is named twice"),
     ("one kind twice", "ImprovementCycle", ("spec", "curation", "sensitive"),
      [{"kind": "email", "action": "keep"}, {"kind": "email", "action": "drop"}], "one kind is named twice"),
+    ("nothing but trials", "ImprovementCycle", ("spec", "rollout", "metrics"), [METRIC | {"dryRun": True}],
+     "all metrics are dryRun"),
     ("two metrics", "ImprovementCycle", ("spec", "rollout", "metrics"), [METRIC, METRIC], "two metrics have one name"),
     ("preset and kind", "ImprovementCycle", ("spec", "rollout", "metrics"),
      [{"name": "m", "preset": "errors", "kind": "threshold", "max": "1"}], "write either a preset, or a kind"),

@@ -41,6 +41,9 @@ MODEL_DIR = "/var/lib/ratchet/model"
 """emptyDir of an arm's pod: `base/` and `adapter/` are put there by the fetch init container."""
 SCRATCH_DIR = "/var/lib/ratchet/scratch"
 
+ARM = "arm"
+"""Last part of the name of a version's Deployment."""
+
 GATEWAY_PORT = 8080
 ARM_PORT = 8000
 METRICS_PORT = 9090

@@ -18,7 +18,7 @@ Query = Annotated[
 ]
 """PromQL that gives one number. {{ namespace }}, {{ cycle }}, {{ version }} and {{ window }} are filled in per arm."""
 
-Preset = Literal["feedback", "errors", "latencyP95", "timeToFirstTokenP95"]
+Preset = Literal["feedback", "errors", "latencyP95", "timeToFirstTokenP95", "vllmLatencyP95", "vllmTimeToFirstTokenP95"]
 
 
 class Metric(Model):
@@ -28,7 +28,9 @@ class Metric(Model):
     """Name of the check, as it appears in status and events."""
     preset: Preset | None = None
     """feedback (thumbs-down of all feedback) and errors (5xx of all requests) are proportions; latencyP95 and
-    timeToFirstTokenP95 are ratios to stable."""
+    timeToFirstTokenP95 are ratios to stable. These four are counted at the gateway. vllmLatencyP95 and
+    vllmTimeToFirstTokenP95 are the same as vLLM's pods measure them; Prometheus has to scrape the arms' pods with the
+    labels namespace and pod."""
     kind: Literal["proportion", "ratioToStable", "threshold"] | None = None
     """How a custom query is judged; a preset knows its own kind."""
     bad: Query | None = None
@@ -54,6 +56,8 @@ class Metric(Model):
     """Fewer events than this in either arm are Unknown, neither Pass nor Fail."""
     failure_limit: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Failed measurements tolerated in one step; absent means the rollout's own."""
+    dry_run: bool = False
+    """Measured and reported, but decides nothing: for a check that is being tried out."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -144,6 +148,10 @@ class Rollout(Model):
             rule(
                 "!has(self.metrics) || self.metrics.all(m, self.metrics.exists_one(n, n.name == m.name))",
                 "rollout.metrics: two metrics have one name; give each its own",
+            ),
+            rule(
+                "!has(self.metrics) || self.metrics.exists(m, !has(m.dryRun) || !m.dryRun)",
+                "rollout.metrics: all metrics are dryRun, so nothing could be judged; leave dryRun out of one",
             ),
         )
     )

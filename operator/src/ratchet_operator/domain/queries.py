@@ -14,12 +14,20 @@ from datetime import datetime, timedelta
 from ratchet_api import metrics as series
 from ratchet_api.base import format_duration
 from ratchet_api.cycle import Reference, RolloutStatus
+from ratchet_api.names import ARM, child_name
 from ratchet_api.rollout import Metric, Preset, Rollout
 from ratchet_operator.domain.analysis import kind_of
 
 _VARIABLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _VARIABLES = ("namespace", "cycle", "version", "window")
 _SHORTEST = timedelta(seconds=1)
+_WHOLE_IN_POD = 46
+"""Longest name of a Deployment that its pods' names hold whole: 63, less `-<10>-<5>` of the two hashes."""
+_VLLM: Mapping[str, str] = {
+    "vllmLatencyP95": "vllm:e2e_request_latency_seconds",
+    "vllmTimeToFirstTokenP95": "vllm:time_to_first_token_seconds",
+}
+"""Histograms of vLLM's own (docs.vllm.ai, production metrics). They know no adapter, but an arm is a Deployment."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ def arm_queries(metric: Metric, namespace: str, cycle: str, version: str, window
     # PromQL refuses a range of 0, and whole milliseconds are its finest unit.
     duration = format_duration(max(_SHORTEST, window))
     if metric.preset is not None:
+        if metric.preset in _VLLM:
+            return _quantile(_VLLM[metric.preset], _pods(namespace, version), duration)
         return _preset(metric.preset, _selector(namespace, cycle, version), duration)
     values = {"namespace": namespace, "cycle": cycle, "version": version, "window": duration}
     filled = {
@@ -102,18 +112,19 @@ def _selector(namespace: str, cycle: str, version: str) -> str:
     )
 
 
+def _pods(namespace: str, version: str) -> str:
+    """The pods of an arm's Deployment: its name, the ReplicaSet's hash, the pod's own; Kubernetes cuts long names."""
+    name = child_name(version, ARM)
+    pattern = f"{name}-[a-z0-9]+-[a-z0-9]+" if len(name) <= _WHOLE_IN_POD else f"{name[:_WHOLE_IN_POD]}[-a-z0-9]+"
+    return f'namespace="{namespace}",pod=~"{pattern}"'
+
+
 def _preset(preset: Preset, selector: str, window: str) -> ArmQueries:
     def total(name: str, more: str = "") -> str:
         return f"sum(increase({name}{{{selector}{more}}}[{window}]))"
 
     def age(name: str) -> str:
-        return f"time() - max(timestamp({name}{{{selector}}}))"
-
-    def quantile(name: str) -> ArmQueries:
-        buckets = f"sum by (le) (increase({name}_bucket{{{selector}}}[{window}]))"
-        return ArmQueries(
-            value=f"histogram_quantile(0.95, {buckets})", samples=total(f"{name}_count"), age=age(f"{name}_count")
-        )
+        return _age(name, selector)
 
     if preset == "feedback":
         # No series of that value yet means no such event, as long as `all` has an answer.
@@ -128,7 +139,19 @@ def _preset(preset: Preset, selector: str, window: str) -> ArmQueries:
             all=total(series.REQUESTS),
             age=age(series.REQUESTS),
         )
-    return quantile(series.DURATION if preset == "latencyP95" else series.TIME_TO_FIRST_TOKEN)
+    return _quantile(series.DURATION if preset == "latencyP95" else series.TIME_TO_FIRST_TOKEN, selector, window)
+
+
+def _quantile(name: str, selector: str, window: str) -> ArmQueries:
+    buckets = f"sum by (le) (increase({name}_bucket{{{selector}}}[{window}]))"
+    samples = f"sum(increase({name}_count{{{selector}}}[{window}]))"
+    return ArmQueries(
+        value=f"histogram_quantile(0.95, {buckets})", samples=samples, age=_age(f"{name}_count", selector)
+    )
+
+
+def _age(name: str, selector: str) -> str:
+    return f"time() - max(timestamp({name}{{{selector}}}))"
 
 
 def _or_zero(query: str) -> str:

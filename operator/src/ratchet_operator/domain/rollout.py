@@ -280,9 +280,13 @@ def _may_promote(status: RolloutStatus, spec: Rollout, now: datetime) -> bool:
     )
 
 
+def _deciding(spec: Rollout) -> list[Metric]:
+    return [metric for metric in spec.metrics if not metric.dry_run]
+
+
 def _checks(status: RolloutStatus, spec: Rollout) -> list[Check | None]:
     found = {check.name: check for check in status.checks}
-    return [found.get(metric.name) for metric in spec.metrics]
+    return [found.get(metric.name) for metric in _deciding(spec)]
 
 
 def _min_time(status: RolloutStatus, spec: Rollout) -> timedelta:
@@ -349,7 +353,7 @@ def _hard_trigger(
 
 
 def _failed_looks(status: RolloutStatus, spec: Rollout) -> tuple[Event, ...]:
-    limits = {metric.name: _failure_limit(metric, spec) for metric in spec.metrics}
+    limits = {metric.name: _failure_limit(metric, spec) for metric in _deciding(spec)}
     failed = [c for c in status.checks if c.verdict == "Fail" and c.name in limits]
     counts = [f"(failed {c.failures}, tolerated {limits[c.name]} in a step)" for c in failed]
     return tuple(
@@ -358,7 +362,7 @@ def _failed_looks(status: RolloutStatus, spec: Rollout) -> tuple[Event, ...]:
 
 
 def _check_failed(status: RolloutStatus, spec: Rollout, now: datetime) -> RolloutDecision | None:
-    for metric, check in zip(spec.metrics, _checks(status, spec), strict=True):
+    for metric, check in zip(_deciding(spec), _checks(status, spec), strict=True):
         limit = _failure_limit(metric, spec)
         if check is not None and check.verdict == "Fail" and check.failures > limit:
             times = "" if check.failures == 1 else f" (measurement {check.failures} that failed in this step)"
@@ -437,7 +441,10 @@ def _rolling_back(status: RolloutStatus, seen: RolloutObservation, now: datetime
 def summary(checks: Sequence[Check], metrics: Sequence[Metric]) -> str:
     """For the CHECKS column: `feedback ok, errors fail (1), p95 wait (12/200)`."""
     found = {check.name: check for check in checks}
-    return ", ".join(f"{metric.name} {_word(found.get(metric.name), metric)}" for metric in metrics)
+    return ", ".join(
+        f"{metric.name} {_word(found.get(metric.name), metric)}{' (dry run)' if metric.dry_run else ''}"
+        for metric in metrics
+    )
 
 
 def _word(check: Check | None, metric: Metric) -> str:

@@ -16,6 +16,7 @@ from datetime import timedelta
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.data import AdapterRef
 from ratchet_api.names import (
+    ARM,
     ARM_LABEL,
     ARM_PORT,
     CYCLE_KIND,
@@ -84,7 +85,7 @@ class ArmRequest:
 
 def deployment_name(version: str) -> str:
     """Name of a version's Deployment."""
-    return child_name(version, "arm")
+    return child_name(version, ARM)
 
 
 def selector(cycle: str, version: str) -> dict[str, str]:
