@@ -79,9 +79,29 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("--suites", type=Path, metavar="DIR", help="held-out cases, <suite>.jsonl each")
         if name == "curate":
             stage.add_argument("--anchors", type=Path, metavar="FILE", help="anchor examples, JSONL of messages")
+    _add_curate_files(commands)
     _add_publish(commands)
     _add_serve(commands)
     return parser
+
+
+def _add_curate_files(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from ratchet_trainer.curate import files
+
+    text = "files on disk to a dataset on disk, by the rules of the stage"
+    command = commands.add_parser("curate-files", help=text, description=f"Curates {text}; prints the funnel.")
+    files.add_arguments(command)
+    command.set_defaults(command=_curate_files)
+
+
+def _curate_files(options: argparse.Namespace) -> int:
+    from ratchet_trainer.curate import files
+
+    try:
+        return files.run(options)
+    except StageError as error:
+        log.error("%s", error)
+        return error.exit_code
 
 
 def _add_publish(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -16,12 +16,14 @@ def card(statistics: Mapping[str, Any], funnel: Funnel) -> str:
     rows = statistics["rows"]
     total = sum(rows.values())
     size = next(name for most, name in _SIZES if total < most)
-    window, interactions = statistics["window"], statistics["interactions"]
+    interactions = statistics["interactions"]
+    window = statistics.get("window")
+    times = f" recorded from {window['since'][:10]} to {window['until'][:10]}" if window else ""
     parts = [
         f"---\ntask_categories:\n- text-generation\nsize_categories:\n- {size}\ntags:\n- ratchet\nconfigs:\n"
         "- config_name: default\n  data_files: train.jsonl\n---\n",
         f"# A training set of {total} rows, curated by Ratchet\n",
-        f"From {funnel['reading'].kept} interactions recorded from {window['since'][:10]} to {window['until'][:10]}, "
+        f"From {funnel['reading'].kept} interactions{times}, "
         f"of which {interactions['judged']} were judged and {interactions['successful']} were good. "
         "Every line that was read is accounted for below; `statistics.json` has the same numbers for machines.\n",
         "## What was kept, and what was not\n",

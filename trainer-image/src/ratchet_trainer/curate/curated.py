@@ -38,10 +38,11 @@ class Curated:
     def statistics(self) -> dict[str, object]:
         """Every number, for statistics.json and the card."""
         counts, rows = self.counts, self.rows
+        window = {"since": self.settings.since.isoformat(), "until": self.settings.until.isoformat()}
         reading = counts.funnel["reading"].dropped
         return {
             "rulesVersion": RULES_VERSION,
-            "window": {"since": self.settings.since.isoformat(), "until": self.settings.until.isoformat()},
+            **({"window": window} if self.settings.bounded else {}),
             "files": counts.files,
             "formats": dict(sorted(counts.formats.items())),
             "lines": {

@@ -46,6 +46,8 @@ class Settings:
     until: datetime
     feedback_delay: timedelta
     erased: Erased = field(default_factory=Erased)
+    bounded: bool = True
+    """Whether somebody chose the window. Otherwise it ends now, which must not make each dataset another one."""
 
 
 @dataclass

@@ -70,7 +70,7 @@ _FORMS = (
     ),
     _Form(
         "urlPassword",
-        re.compile(r"(?<![a-z0-9+.-])(?i:[a-z][a-z0-9+.-]{1,20})://[^\s/:@]{0,64}:(?P<part>[^\s/@]{1,128})@"),
+        re.compile(r"(?<![a-z0-9+.-])(?i:[a-z][a-z0-9+.-]{1,20})://[^\s/:@]{0,64}:(?!\[URL_PASSWORD\]@)(?P<part>[^\s/@]{1,128})@"),
         ("://",),
     ),
     _Form("jsonWebToken", re.compile(r"(?<![\w-])eyJ[\w-]{8,4096}\.eyJ[\w-]{8,8192}\.[\w-]{8,4096}"), ("eyJ",)),
@@ -163,7 +163,10 @@ def redact(text: str, what: Mapping[SensitiveKind, Action]) -> tuple[str, Counte
             found[form.kind] += 1
             part = match.groupdict().get("part")
             placeholder = _PLACEHOLDERS[form.kind]
-            return placeholder if part is None else match.group().replace(part, placeholder)
+            if part is None:
+                return placeholder
+            start, end = (place - match.start() for place in match.span("part"))
+            return match.group()[:start] + placeholder + match.group()[end:]
 
         text = form.pattern.sub(replaced, text)
     return text, found

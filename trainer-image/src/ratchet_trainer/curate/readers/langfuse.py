@@ -19,7 +19,7 @@ _VERDICT_NAMES = re.compile(r"feedback|thumb|helpful|correct|rating", re.I)
 _UP = {"up", "thumbs_up", "thumbs-up", "like", "good", "positive", "helpful", "correct", "yes", "true", "pass"}
 _DOWN = {"down", "thumbs_down", "thumbs-down", "dislike", "bad", "negative", "unhelpful", "incorrect", "no", "false",
          "fail"}  # fmt: skip
-_IGNORED = {"SPAN", "EVENT"}
+_IGNORED = ("SPAN", "EVENT")
 
 
 class Langfuse:

@@ -1,0 +1,193 @@
+"""`curate-files`: files on disk to a dataset on disk, by the rules of the stage; what `ratchet curate` runs.
+
+Room: trainer. Touches the files and the folder named on the command line. No cluster, no storage, no credentials.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ratchet_api.artifacts import MANIFEST
+from ratchet_api.data import Anchors, ConfigMapKey, Curation, Source, SourceFormat
+from ratchet_api.stage import ExitCode
+from ratchet_trainer.artifacts import build_manifest, file_entry
+from ratchet_trainer.chat import Message
+from ratchet_trainer.curate.curated import Curated, build
+from ratchet_trainer.curate.erasures import parse_erasures
+from ratchet_trainer.curate.pipeline import SessionFile, Settings, Told, examples_of
+from ratchet_trainer.curate.readers import SUFFIXES, suffix_of
+from ratchet_trainer.curate.readers.base import Mismatch, parse_time
+from ratchet_trainer.curate.rules import Erased
+from ratchet_trainer.curate.stage import read_anchors
+from ratchet_trainer.curate.text import HeldOut
+from ratchet_trainer.dataset import first_error, numbered_lines
+from ratchet_trainer.errors import UserError
+
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_LOCAL = "local"
+_NO_URI = "s3://local/files"
+_CURATION = TypeAdapter(Curation)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "paths", type=Path, nargs="+", metavar="PATH", help="files, or folders of them: " + ", ".join(SUFFIXES)
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, which gets the dataset")
+    parser.add_argument("--format", choices=get_args(SourceFormat), default="auto", help="what the files hold")
+    parser.add_argument(
+        "--verdict", choices=("auto", "recorded", "good"), default="auto", help="what silence about an answer means"
+    )
+    parser.add_argument("--score", default="", metavar="NAME", help="Langfuse: the score that is the verdict")
+    parser.add_argument("--curation", type=Path, metavar="FILE", help="the block `curation` of a cycle, as JSON")
+    parser.add_argument(
+        "--held-out", type=Path, action="append", default=[], metavar="FILE", help="a suite's cases, never trained on"
+    )
+    parser.add_argument("--anchors", type=Path, metavar="FILE", help="rows against forgetting, JSONL of messages")
+    parser.add_argument("--erasures", type=Path, metavar="FILE", help="who withdrew, JSONL of principal or session")
+    parser.add_argument("--since", metavar="TIME", help="leave out what is older (ISO 8601)")
+    parser.add_argument("--until", metavar="TIME", help="leave out what is newer (ISO 8601; now)")
+    parser.add_argument("--json", action="store_true", help="print the statistics as JSON instead of the funnel")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Curates and prints; 65 when no example is left. Raises UserError or DataError."""
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise UserError(f"--out: {options.out} is there already: name a new folder")
+    source = Source(uri=_NO_URI, format=options.format, verdict=options.verdict, score=options.score)
+    files = list(_files(options.paths, source))
+    curation = _curation(options)
+    held_out = HeldOut((text for path in options.held_out for text in _questions(path)), curation.decontamination)
+    settings = Settings(
+        curation, _LOCAL, _LOCAL, _time("--since", options.since) or _EVER,
+        _time("--until", options.until) or datetime.now(UTC), timedelta(days=36500), _erased(options.erasures),
+        bounded=bool(options.since and options.until),
+    )  # fmt: skip
+    if curation.anchors is not None and options.anchors is None:
+        raise UserError("--anchors: the cycle mixes in anchors: name the file that its ConfigMap holds")
+    anchors = read_anchors(curation.anchors is not None, options.anchors)
+    counts, examples = examples_of(settings, files, _progress())
+    curated = build(settings, counts, examples, held_out, anchors)
+    if curated.selected:
+        digest = _write(curated, options.out, files)
+        print(_said(curated, options.json))
+        print(f"{options.out}: {len(curated.rows.rows)} rows, {digest}", file=sys.stderr)
+        return ExitCode.DONE
+    print(_said(curated, options.json))
+    print("no example is left: the table says which rule took them", file=sys.stderr)
+    return ExitCode.DATA_ERROR
+
+
+def _files(paths: Sequence[Path], source: Source) -> Iterator[SessionFile]:
+    """Files named, and those below the folders named, each once. Raises UserError for a path that has none."""
+    known: set[Path] = set()
+    for path in paths:
+        found = sorted(p for p in path.rglob("*") if p.is_file() and suffix_of(p.name)) if path.is_dir() else [path]
+        if not found or not found[0].is_file() or not suffix_of(found[0].name):
+            raise UserError(f"{path}: there is no file to read: name one, or a folder of them ({', '.join(SUFFIXES)})")
+        for file in found:
+            if file.resolve() not in known:
+                known.add(file.resolve())
+                yield SessionFile(file.as_posix(), file, source)
+
+
+class _Case(BaseModel):
+    """What of a held-out case must not be trained on, whatever scorer judges its answer."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prompt: str = ""
+    messages: list[Message] = Field(default_factory=list)
+
+
+def _questions(path: Path) -> Iterator[str]:
+    """The prompts of a suite's cases. Raises UserError naming the line that has none."""
+    if not path.is_file():
+        raise UserError(f"--held-out: there is no file {path}: name the cases of a suite")
+    for number, line in numbered_lines(path):
+        try:
+            case = _Case.model_validate_json(line)
+        except ValidationError as error:
+            raise UserError(f"--held-out: {path}, line {number}: {first_error(error)}") from None
+        question = case.messages[-1].content if case.messages else case.prompt
+        if not question.strip():
+            raise UserError(f"--held-out: {path}, line {number}: it asks nothing: write prompt or messages")
+        yield question
+
+
+def _curation(options: argparse.Namespace) -> Curation:
+    curation = Curation()
+    if options.curation is not None:
+        try:
+            curation = _CURATION.validate_json(options.curation.read_bytes())
+        except ValidationError as error:
+            raise UserError(f"--curation: {first_error(error)}") from None
+        except OSError as error:
+            raise UserError(f"--curation: {error.strerror}: {options.curation}; name a JSON file") from None
+    if options.anchors is not None and curation.anchors is None:
+        given = Anchors(config_map=ConfigMapKey(name=_LOCAL, key="anchors.jsonl"))
+        curation = curation.model_copy(update={"anchors": given})
+    return curation
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    try:
+        return parse_time(text)
+    except Mismatch:
+        raise UserError(f"{option}: {text!r} is no time: write it as 2026-11-20 or 2026-11-20T12:00:00Z") from None
+
+
+def _erased(path: Path | None) -> Erased:
+    if path is None:
+        return Erased()
+    if not path.is_file():
+        raise UserError(f"--erasures: there is no file {path}: name the list")
+    return parse_erasures(path.read_bytes(), str(path))
+
+
+def _progress() -> Told:
+    """A line that is written over on a terminal; nothing elsewhere."""
+
+    def told(done: int, files: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done} of {files} files", end="\n" if done == files else "", file=sys.stderr, flush=True)
+
+    return told
+
+
+def _write(curated: Curated, out: Path, files: Sequence[SessionFile]) -> str:
+    """The whole dataset, or nothing: it is made beside its place and moved there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".curating-", dir=out.parent) as scratch:
+        folder = Path(scratch) / "dataset"
+        curated.write(folder)
+        inputs = {file.name: f"sha256:{file_entry(file.path).sha256}" for file in files}
+        manifest = build_manifest("dataset", folder, inputs, {"examples": len(curated.rows.rows)})
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        if out.exists():
+            out.rmdir()
+        shutil.move(folder, out)
+    return manifest.digest
+
+
+def _said(curated: Curated, as_json: bool) -> str:
+    statistics: dict[str, Any] = curated.statistics()
+    if as_json:
+        return json.dumps(statistics, ensure_ascii=False, indent=1, sort_keys=True)
+    formats = ", ".join(f"{name} {count}" for name, count in curated.counts.formats.items())
+    origins = ", ".join(f"{name} {count}" for name, count in curated.rows.by_origin.items())
+    categories = ", ".join(f"{name} {count}" for name, count in curated.rows.categories.items()) or "none"
+    return (
+        f"{curated.counts.funnel.table()}\n\nfiles: {formats}\n"
+        f"judged {curated.counts.judged} of {curated.counts.interactions} interactions, {curated.successful} good\n"
+        f"categories: {categories}; uncategorised {curated.rows.uncategorised}\nrows: {origins}"
+    )
