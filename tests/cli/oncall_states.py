@@ -388,7 +388,26 @@ def _states() -> dict[str, View]:
         "Reconciling", True, "Unschedulable", "no node takes pod x: 0/3 nodes have nvidia.com/gpu", minutes=6
     )
     nothing: dict[str, Any] = {"history": [], "lastGood": []}
+    person = {"promotion": {"mode": "Approval", "before": ["Training", "Canary", "Promotion"]}}
+    pending = version("assistant-7", "Training", condition("Reconciling", True, "AwaitingApproval", minutes=4))
+    waits = condition("Reconciling", True, "AwaitingApproval", minutes=4)
+    pinned = {"serving": {"replicas": 2, "version": "assistant-6"}}
+    done = run("Done", outcome="Accepted", message="assistant-7 is accepted", finishedAt=before(minutes=9))
     return {
+        "approval-training": _view(cycle("Training", SERVES, spec=person, run=run("Training")), pending),
+        "approval-canary": _view(cycle("Idle", SERVES, spec=person, run=run("RollingOut")), proven("Accepted", waits)),
+        "approval-promotion": _view(
+            cycle(
+                "Canary",
+                SERVES,
+                spec=person,
+                run=run("RollingOut"),
+                serving=split(50),
+                rollout=rollout("Canary", 50, GOOD, awaitingSince=before(hours=3)),
+            ),
+            proven("Canary"),
+        ),
+        "pinned": _view(cycle("Idle", SERVES, spec=pinned, run=done), proven("Accepted")),
         "unseen": View(cycle("Initializing", serving={}, observedGeneration=0, **nothing)),
         "initializing": View(
             cycle(

@@ -123,6 +123,18 @@ def test_retry_unlocks_the_digest_and_makes_a_version_that_the_crd_takes(shell: 
     assert "assistant-7-try3" in shell("retry", "assistant-7", "--dry-run")
 
 
+def test_approving_promoting_and_going_back(shell: Shell) -> None:
+    shell.state("approval-canary")
+    assert "is not what waits" in shell("approve", "assistant-7", "--digest", "sha256:0", code=1)
+    assert "approved before its canary" in shell("approve", "assistant-7")
+    assert "waits for no approval now" in shell("approve", "assistant-7", code=1)
+    assert "its rollout begins" in shell("promote", "assistant", "assistant-7")
+    assert shell.cycle()["spec"]["serving"]["version"] == "assistant-7"
+    assert "assistant-0; it served before" in shell("rollback", "assistant", "--to", "assistant-0")
+    assert "is taken out" in shell("unpin", "assistant")
+    assert "version" not in shell.cycle()["spec"]["serving"]
+
+
 def test_a_change_between_look_and_write_is_not_overwritten(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     from ratchet_cli.oncall import actions
 

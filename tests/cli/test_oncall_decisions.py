@@ -11,7 +11,7 @@ from ratchet_api.cycle import Rejected
 from ratchet_api.reasons import Reason
 from ratchet_api.version import ModelVersion
 from ratchet_cli.main import parser
-from ratchet_cli.oncall import actions, advice
+from ratchet_cli.oncall import actions, advice, pointing
 from ratchet_cli.oncall.actions import Create, Patch, Plan
 from ratchet_cli.oncall.advice import Situation
 from ratchet_cli.oncall.errors import Refused
@@ -202,7 +202,68 @@ def _aborted_twice() -> Plan:
     return actions.abort(with_meta(STATES["canary"], annotations={"ratchet.dev/abort": "assistant-7"}), None)
 
 
+def test_approve_names_the_digest_at_each_gate() -> None:
+    for state, gate, wanted in (
+        ("approval-training", "training", digest("d")),
+        ("approval-canary", "canary", digest("7")),
+        ("approval-promotion", "promotion", digest("7")),
+    ):
+        plan = _approve(state)
+        (patch,) = plan.requests
+        assert isinstance(patch, Patch)
+        assert patch.version == "assistant-7"
+        assert patch.body == {"metadata": {"annotations": {f"ratchet.dev/approve-{gate}": wanted}}}
+        assert explain(STATES[state], NOW).next == "ratchet approve assistant-7"
+        assert explain(STATES[state], NOW, STATES[state].version("assistant-7")).next == "ratchet approve assistant-7"
+    assert "target +6.2 (p 0.003), guardrail -0.4 ok" in _approve("approval-canary").sentence
+    assert _approve("approval-canary", digest("7")).requests
+
+
+def test_what_is_approved_already_waits_for_nobody() -> None:
+    view = STATES["approval-canary"]
+    version = view.version("assistant-7")
+    assert version is not None
+    given = {"ratchet.dev/approve-canary": digest("7")}
+    metadata = version.metadata.model_copy(update={"annotations": given})
+    with pytest.raises(Refused, match="waits for no approval now"):
+        pointing.approve(view, version.model_copy(update={"metadata": metadata}), None)
+
+
+def test_promote_and_unpin_move_the_pointer() -> None:
+    plan = pointing.promote(STATES["pinned"], "assistant-7")
+    assert patches(plan)[0]["spec"] == {"serving": {"version": "assistant-7"}}
+    assert "its rollout begins" in plan.sentence
+    assert "ratchet unpin assistant" in plan.warnings[0]
+    assert patches(pointing.unpin(STATES["pinned"]))[0]["spec"] == {"serving": {"version": None}}
+    assert explain(STATES["pinned"], NOW).next == "ratchet promote assistant assistant-7"
+
+
+def test_rollback_goes_to_the_champion_before() -> None:
+    plan = pointing.rollback(STATES["promoted"], None)
+    assert patches(plan)[0]["spec"] == {"serving": {"version": "assistant-6"}}
+    assert "returns without gate and steps" in plan.sentence
+    base = pointing.rollback(STATES["canary"], "assistant-0")
+    assert "assistant-7 goes back from 25 % to 0 without blame" in base.sentence
+
+
+def _approve(name: str, wanted: str | None = None) -> Plan:
+    view = STATES[name]
+    version = view.version("assistant-7")
+    assert version is not None
+    return pointing.approve(view, version, wanted)
+
+
 REFUSALS = {
+    "approve automatic": (lambda: _approve("canary"), "needs nobody's approval"),
+    "approve another digest": (lambda: _approve("approval-canary", digest("a")), "is not what waits before Canary"),
+    "promote a rejected one": (lambda: pointing.promote(STATES["rolled-back"], "assistant-7"), "not obeyed"),
+    "promote a stranger": (lambda: pointing.promote(STATES["idle"], "ghost"), "no version ghost"),
+    "promote twice": (lambda: pointing.promote(STATES["pinned"], "assistant-6"), "already"),
+    "rollback in a canary": (lambda: pointing.rollback(STATES["canary"], None), "ratchet abort assistant"),
+    "rollback to nothing": (lambda: pointing.rollback(STATES["idle"], None), "no champion of before"),
+    "rollback to what serves": (lambda: pointing.rollback(STATES["idle"], "assistant-6"), "serves already"),
+    "rollback to a candidate": (lambda: pointing.rollback(STATES["pinned"], "assistant-7"), "never been champion"),
+    "unpin nothing": (lambda: pointing.unpin(STATES["idle"]), "is not set"),
     "run while suspended": (lambda: actions.run(STATES["suspended"], "s"), "ratchet resume assistant"),
     "run twice": (lambda: actions.run(STATES["asked"], "s"), "asked for already"),
     "run when deleted": (
@@ -268,6 +329,9 @@ GOALS: list[tuple[str, Goal, str | None, str]] = [
     ("promoted", "promoted", None, "Reached"),
     ("stalled", "promoted", None, "Failed"),
     ("suspended-canary", "promoted", None, "Failed"),
+    ("approval-canary", "promoted", None, "Waiting"),
+    ("pinned", "promoted", None, "Waiting"),
+    ("pinned", "idle", None, "Reached"),
     ("idle", "promoted", "assistant-6", "Reached"),
     ("idle", "promoted", "assistant-0", "Reached"),
     ("idle", "promoted", "not-yet-applied", "Waiting"),

@@ -23,9 +23,10 @@ _ARGO_TRACKING = "argocd.argoproj.io/tracking-id"
 
 @dataclass(frozen=True)
 class Patch:
-    """A JSON merge patch of the cycle."""
+    """A JSON merge patch of the cycle, or of the version that is named."""
 
     body: Mapping[str, Any]
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Plan:
 
 def run(view: View, stamp: str) -> Plan:
     """A run, now. `stamp` is any value that the annotation has not had yet. Raises Refused."""
-    _alive(view)
+    require_alive(view)
     name = view.name
     if view.cycle.spec.suspend:
         raise Refused(f"{name} is suspended, and nothing starts: type `{view.where.ratchet(f'resume {name}')}` first")
@@ -63,7 +64,7 @@ def run(view: View, stamp: str) -> Plan:
 
 def abort(view: View, version: str | None) -> Plan:
     """The candidate back to weight 0, now. Raises Refused."""
-    _alive(view)
+    require_alive(view)
     rollout, name = view.rollout, view.name
     if rollout is None:
         raise Refused(_nothing_to_abort(view, version))
@@ -109,7 +110,7 @@ def _nothing_to_abort(view: View, version: str | None) -> str:
 
 def pause(view: View) -> Plan:
     """spec.suspend: true. Raises Refused."""
-    _alive(view)
+    require_alive(view)
     name, rollout, working = view.name, view.rollout, view.run
     if view.cycle.spec.suspend:
         raise Refused(f"{name} is suspended already: `{view.where.ratchet(f'resume {name}')}` ends it")
@@ -119,12 +120,12 @@ def pause(view: View) -> Plan:
     elif working is not None:
         parts.append(f"run {working.number} does not go on after what runs now")
     sentence = f"{name} is suspended: {', '.join(parts)}; serving goes on"
-    return Plan(sentence, (_spec(view, {"suspend": True}),), _git(view, "spec.suspend: true"), _get(view))
+    return Plan(sentence, (spec_patch(view, {"suspend": True}),), undone_by(view, "spec.suspend: true"), _get(view))
 
 
 def resume(view: View) -> Plan:
     """spec.suspend: false. Raises Refused."""
-    _alive(view)
+    require_alive(view)
     name, rollout, working = view.name, view.rollout, view.run
     if not view.cycle.spec.suspend:
         raise Refused(f"{name} is not suspended: there is nothing to resume; `{_get(view)}` shows what it does")
@@ -134,12 +135,12 @@ def resume(view: View) -> Plan:
     elif working is not None:
         parts.append(f"run {working.number} goes on")
     sentence = f"{name} is resumed: {', '.join(parts)}"
-    return Plan(sentence, (_spec(view, {"suspend": False}),), _git(view, "spec.suspend: false"), _watch(view))
+    return Plan(sentence, (spec_patch(view, {"suspend": False}),), undone_by(view, "spec.suspend: false"), _watch(view))
 
 
 def retry(view: View, version: ModelVersion | None, stamp: str) -> Plan:
     """Another try of what has failed: of a version under a new name, or of the last run. Raises Refused."""
-    _alive(view)
+    require_alive(view)
     if version is None:
         return _retry_run(view, stamp)
     name, status = version.metadata.name, version.status
@@ -208,17 +209,17 @@ def _unlocked(
         )
     if digest in named:
         return (Create(again),), (), ""
-    patch = _spec(view, {"rollout": {"retryDigests": [*named, digest]}})
+    patch = spec_patch(view, {"rollout": {"retryDigests": [*named, digest]}})
     words = f"; its digest, rejected as {entry.reason}, is named in spec.rollout.retryDigests"
-    return (patch, Create(again)), _git(view, f"{digest} in spec.rollout.retryDigests"), words
+    return (patch, Create(again)), undone_by(view, f"{digest} in spec.rollout.retryDigests"), words
 
 
-def _spec(view: View, spec: Mapping[str, Any]) -> Patch:
+def spec_patch(view: View, spec: Mapping[str, Any]) -> Patch:
     """A change of the spec that was looked at, and of no other."""
     return Patch({"metadata": {"resourceVersion": view.cycle.metadata.resource_version}, "spec": dict(spec)})
 
 
-def _git(view: View, what: str) -> tuple[str, ...]:
+def undone_by(view: View, what: str) -> tuple[str, ...]:
     """Who may undo a change of the spec."""
     meta = view.cycle.metadata
     for label, tool in _GITOPS_LABELS.items():
@@ -229,7 +230,8 @@ def _git(view: View, what: str) -> tuple[str, ...]:
     return (f"if Git keeps this cycle, it may undo this: write {what} there too",)
 
 
-def _alive(view: View) -> None:
+def require_alive(view: View) -> None:
+    """Raises Refused for a cycle that is being deleted."""
     if view.cycle.metadata.deletion_timestamp is not None:
         raise Refused(f"{view.name} is being deleted: nothing can be asked of it any more")
 

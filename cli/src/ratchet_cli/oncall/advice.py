@@ -3,7 +3,6 @@
 Room: cli. Pure. A test walks all reasons: a new one needs an entry in `_NEXT`.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,8 +40,8 @@ class Situation:
 Command = Callable[[Situation], str]
 
 
-def _explain(s: Situation) -> str:
-    return s.where.ratchet(f"explain {s.version or s.cycle}")
+def _approve(s: Situation) -> str:
+    return s.where.ratchet(f"approve {s.version}") if s.version else s.where.ratchet(f"explain {s.cycle}")
 
 
 def _watch(s: Situation) -> str:
@@ -82,8 +81,7 @@ def _edit(s: Situation) -> str:
 
 
 def _point(s: Situation) -> str:
-    patch = json.dumps({"spec": {"serving": {"version": s.version}}}, separators=(",", ":"))
-    return s.where.kubectl(f"patch cycle {s.cycle} --type=merge -p '{patch}'") if s.version else _edit(s)
+    return s.where.ratchet(f"promote {s.cycle} {s.version}") if s.version else _edit(s)
 
 
 def _follow(s: Situation) -> str:
@@ -203,8 +201,8 @@ _NEXT: dict[str, Command] = {
     Reason.AWAITING_POINTER: _point,
     Reason.ROLLED_BACK_PENDING_GIT: _edit,
     Reason.POINTER_MOVED: _get,
-    "AwaitingApproval": _explain,
-    "ApprovalExpired": _explain,
+    Reason.AWAITING_APPROVAL: _approve,
+    Reason.APPROVAL_EXPIRED: _approve,
 }
 
 

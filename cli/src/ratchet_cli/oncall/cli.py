@@ -164,6 +164,34 @@ def _acting(add: Callable[..., argparse.ArgumentParser]) -> None:
         "Writes spec.suspend: true; Git may undo it.",
         "pause assistant",
     )
+    parser = act(
+        "approve",
+        "let a version go on that waits for a person",
+        "It names the digest of what goes on, so that nothing else does.",
+        "approve assistant-7\napprove assistant-7 --digest sha256:...",
+        "VERSION",
+    )
+    parser.add_argument("--digest", help="what you have looked at; refused when something else waits")
+    parser = act(
+        "promote",
+        "point at the version that is to be rolled out",
+        "Writes spec.serving.version; Git may undo it. Gate and steps are not skipped.",
+        "promote assistant assistant-7",
+    )
+    parser.add_argument("version", metavar="VERSION", help="name of the version")
+    parser = act(
+        "rollback",
+        "go back to a champion of before, at once and with a bake",
+        "Writes spec.serving.version; Git may undo it. To take back a candidate, see abort.",
+        "rollback assistant\nrollback assistant --to assistant-5",
+    )
+    parser.add_argument("--to", dest="version", metavar="VERSION", help="which one (the champion before this one)")
+    act(
+        "unpin",
+        "end a promote or a rollback: every accepted version is rolled out again",
+        "Takes spec.serving.version out; Git may undo it.",
+        "unpin assistant",
+    )
     act("resume", "end a pause", "Writes spec.suspend: false; Git may undo it.", "resume assistant")
     act(
         "retry", "try again what failed, was rejected, or was taken back",

@@ -115,12 +115,12 @@ class Cluster:
 
     # Writing
 
-    def patch(self, name: str, body: Mapping[str, Any], dry_run: bool) -> None:
-        """JSON merge patch of a cycle, as the field manager `kubectl-ratchet`."""
+    def patch(self, kind: str, name: str, body: Mapping[str, Any], dry_run: bool) -> None:
+        """JSON merge patch of a cycle or a version, as the field manager `kubectl-ratchet`."""
         options = {"dry_run": "All"} if dry_run else {}
-        with _spoken(f"cycle {name} in namespace {self.namespace}"):
+        with _spoken(f"{kind} {name} in namespace {self.namespace}"):
             self._objects.patch_namespaced_custom_object(
-                GROUP, API_VERSION, self.namespace, CYCLE_PLURAL, name, dict(body), field_manager=FIELD_MANAGER,
+                GROUP, API_VERSION, self.namespace, _PLURALS[kind], name, dict(body), field_manager=FIELD_MANAGER,
                 _content_type="application/merge-patch+json", _request_timeout=_SECONDS, **options,
             )  # fmt: skip
 

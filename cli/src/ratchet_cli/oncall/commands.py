@@ -16,8 +16,8 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from ratchet_api.base import format_duration
-from ratchet_api.names import CYCLE_KIND, CYCLE_PLURAL, GROUP
-from ratchet_cli.oncall import actions, goals, lineage
+from ratchet_api.names import CYCLE_KIND, CYCLE_PLURAL, GROUP, VERSION_KIND
+from ratchet_cli.oncall import actions, goals, lineage, pointing
 from ratchet_cli.oncall import lint as linting
 from ratchet_cli.oncall.cluster import Cluster
 from ratchet_cli.oncall.errors import FAILED, REACHED, NotFound, OncallError, TimedOut, Unreachable, UsageError
@@ -295,6 +295,29 @@ def retry(args: argparse.Namespace) -> int:
         return _carry_out(cluster, args, view, actions.retry(view, version, _stamp()))
 
 
+def approve(args: argparse.Namespace) -> int:
+    """`ratchet approve`."""
+    with connect(args) as cluster:
+        version = cluster.version(args.name)
+        view = cluster.view(version.spec.cycle)
+        return _carry_out(cluster, args, view, pointing.approve(view, version, args.digest))
+
+
+def promote(args: argparse.Namespace) -> int:
+    """`ratchet promote`."""
+    return _act(args, lambda view: pointing.promote(view, args.version))
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """`ratchet rollback`."""
+    return _act(args, lambda view: pointing.rollback(view, args.version))
+
+
+def unpin(args: argparse.Namespace) -> int:
+    """`ratchet unpin`."""
+    return _act(args, pointing.unpin)
+
+
 def _act(args: argparse.Namespace, decide: Callable[[View], actions.Plan]) -> int:
     with connect(args) as cluster:
         view = cluster.view(args.name)
@@ -305,8 +328,9 @@ def _carry_out(cluster: Cluster, args: argparse.Namespace, view: View, plan: act
     """Say what will happen, do it (or let the API server only try it), and say how to look at it."""
     for request in plan.requests:
         match request:
-            case actions.Patch(body):
-                cluster.patch(view.name, body, args.dry_run)
+            case actions.Patch(body, version):
+                kind = VERSION_KIND if version else CYCLE_KIND
+                cluster.patch(kind, version or view.name, body, args.dry_run)
             case actions.Create(body):
                 cluster.create_version(body, args.dry_run)
     print(f"{plan.sentence}{' (dry run: nothing was changed)' if args.dry_run else ''}")

@@ -14,6 +14,7 @@ from ratchet_api.reference import members
 from ratchet_api.version import ModelVersion, StageStatus
 from ratchet_cli.oncall import advice
 from ratchet_cli.oncall.advice import Situation
+from ratchet_cli.oncall.pointing import awaited_gate
 from ratchet_cli.oncall.view import View, awaits_pointer, is_root, open_stage
 from ratchet_cli.oncall.words import ago, count, share, short, span
 
@@ -207,6 +208,9 @@ def _idle_topic(view: View, now: datetime) -> Topic:
     if status.next_run_time is not None:
         schedule = f"the schedule {trigger.schedule} {trigger.time_zone}"
         waits = f"for the next run, {ago(status.next_run_time, now)} by {schedule}"
+    gated = next((v for v in view.bystanders if awaited_gate(view, v) is not None), None)
+    if gated is not None:
+        return _approval_topic(view, gated, words)
     ripe = next((v for v in view.bystanders if awaits_pointer(view.cycle, v)), None)
     if ripe is not None:
         words = f"{ripe.metadata.name} is accepted and waits for serving.version to name it. {_serving(view)}"
@@ -255,6 +259,8 @@ def _run_topic(view: View, run: RunStatus, now: datetime) -> Topic:
             version,
             stage,
         )
+    if version is not None and awaited_gate(view, version) is not None:
+        return _approval_topic(view, version, _serving(view))
     waiting = find(view.cycle.status.conditions, ConditionType.RECONCILING)
     reason = _STAGE_REASONS.get(run.stage, Reason.PENDING)
     if waiting is not None and waiting.status == "True" and waiting.reason in (Reason.UNSCHEDULABLE, Reason.PENDING):
@@ -299,6 +305,11 @@ def _rollout_topic(view: View, rollout: RolloutStatus, now: datetime) -> Topic:
         words = f"{name} is held at {rollout.weight} % of the sessions."
         back = f"otherwise it goes back to stable {ago(rollout.held_since + spec.max_hold, now)}, without blame"
         return Topic(Reason.HELD, words, _missing(rollout), rollout.held_since, f"for evidence; {back}", version)
+    if rollout.awaiting_since is not None:
+        words = f"{name} has {rollout.weight} % of the sessions; a person has to approve before it gets all of them."
+        until = rollout.awaiting_since + view.cycle.spec.promotion.expiry
+        waits = f"for a person, {deadline(until, now)}; then it goes back to stable without blame"
+        return Topic(Reason.AWAITING_APPROVAL, words, "", rollout.awaiting_since, waits, version)
     suspended = (
         " The cycle is suspended, so no weight rises; a rollback still would." if view.cycle.spec.suspend else ""
     )
@@ -410,6 +421,8 @@ def _version_topic(view: View, version: ModelVersion, now: datetime) -> Topic:
 
 def _on_its_way(view: View, version: ModelVersion, stage: StageStatus | None, now: datetime) -> Topic:
     name, status = version.metadata.name, version.status
+    if awaited_gate(view, version) is not None:
+        return _approval_topic(view, version, "")
     working = find(status.conditions, ConditionType.RECONCILING)
     since = stage.started_at if stage is not None and stage.started_at is not None else None
     if stage is not None and stage.retry_at is not None:
@@ -458,6 +471,16 @@ def _on_its_way(view: View, version: ModelVersion, stage: StageStatus | None, no
         version,
         stage,
     )
+
+
+def _approval_topic(view: View, version: ModelVersion, more: str) -> Topic:
+    found = awaited_gate(view, version)
+    gate, digest = found if found is not None else ("", "")
+    words = f"{version.metadata.name} waits for a person before {gate}. {more}".rstrip()
+    said = find(version.status.conditions, ConditionType.RECONCILING)
+    since = said.last_transition_time if said is not None else None
+    why = f"promotion.mode is Approval, and {digest} is not approved yet.{_evidence(version)}"
+    return Topic(Reason.AWAITING_APPROVAL, words, why, since, "for the approval", version)
 
 
 def _evidence(version: ModelVersion) -> str:

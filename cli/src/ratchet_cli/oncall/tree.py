@@ -18,6 +18,7 @@ from ratchet_api.rollout import Step
 from ratchet_api.version import ModelVersion, StageStatus
 from ratchet_cli.oncall.checks import checks_table
 from ratchet_cli.oncall.explain import deadline, next_command
+from ratchet_cli.oncall.pointing import awaited_gate
 from ratchet_cli.oncall.view import View, awaits_pointer, is_root, stage_of
 from ratchet_cli.oncall.words import ago, count, share, short, span
 
@@ -37,7 +38,10 @@ def cycle_tree(view: View, now: datetime, wide: bool = False) -> Tree:
     for line in _attention(view, now):
         tree.add(line)
     _add_run(tree, view, now, wide)
+    run = view.cycle.status.run
     for version in view.bystanders:
+        if run is not None and run.version == version.metadata.name:
+            continue  # it stands below the run that made it
         _add_version(tree, version, view, now, wide)
     _add_arms(tree, view, now, wide)
     _add_checks(tree, view, now)
@@ -177,10 +181,13 @@ def _add_rollout(branch: Tree, view: View, version: ModelVersion, now: datetime)
     rollout = view.cycle.status.rollout
     if rollout is not None and rollout.version == version.metadata.name:
         branch.add(_rollout_line(rollout, view, now))
+    elif (gate := awaited_gate(view, version)) is not None:
+        approve = view.where.ratchet(f"approve {version.metadata.name}")
+        branch.add(Text.assemble("approval  ", (f"waits before {gate[0]}: {approve}", "yellow")))
     elif awaits_pointer(view.cycle, version):
         words = f"waits: serving.version names {view.cycle.spec.serving.version}"
         branch.add(Text.assemble("roll out  ", (words, "yellow")))
-    elif version.status.phase == "Accepted":
+    elif version.status.phase == "Accepted" and version.status.outcome is None:
         branch.add(Text.assemble("roll out  ", ("waits for its turn", "dim")))
 
 
@@ -302,6 +309,9 @@ def rollout_words(rollout: RolloutStatus, view: View, now: datetime) -> str:
         words = f"100 % for {since} of at least {span(spec.bake)}, then it is champion"
     else:
         words = f"{_step(rollout, spec.steps)}{rollout.weight} % for {since}, {_following(rollout, spec.steps, now)}"
+    if rollout.awaiting_since is not None:
+        approve = view.where.ratchet(f"approve {rollout.version}")
+        words += f"; waits for a person for {span(now - rollout.awaiting_since)}: {approve}"
     if rollout.held_since is not None:
         back = ago(rollout.held_since + spec.max_hold, now)
         words += f"; held for {span(now - rollout.held_since)}, goes back to stable {back}"
