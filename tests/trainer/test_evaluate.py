@@ -21,8 +21,9 @@ from ratchet_trainer.cli import _typed
 from ratchet_trainer.errors import OutOfMemory, TryAgain, UserError
 from ratchet_trainer.evaluate.stage import Asked, _result
 from ratchet_trainer.loading import available_cores, load_model
+from ratchet_trainer.scorers import KeywordCase
 from ratchet_trainer.storage import Location, Store
-from ratchet_trainer.suites import Case, read_suite
+from ratchet_trainer.suites import read_suite
 from ratchet_trainer.train.loop import add_lora
 from ratchet_trainer.train.stage import _save
 
@@ -52,14 +53,14 @@ def suite(name: str = "house", **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_keywords(keywords: dict[str, list[str]], answer: str, passes: bool) -> None:
-    assert Case.model_validate({"id": "x", "prompt": "?"} | keywords).passes(answer) is passes
+    assert KeywordCase.model_validate({"id": "x", "prompt": "?"} | keywords).passes(answer) is passes
 
 
 @given(st.text(min_size=1).filter(str.strip), st.text(), st.text())
 def test_a_keyword_is_found_wherever_it_stands(keyword: str, before: str, after: str) -> None:
-    case = Case(id="x", prompt="?", all=[keyword])
+    case = KeywordCase(id="x", prompt="?", all=[keyword])
     assert case.passes(before + keyword + after) or keyword.casefold() not in (before + keyword + after).casefold()
-    assert not Case(id="x", prompt="?", none=[keyword]).passes(keyword)
+    assert not KeywordCase(id="x", prompt="?", none=[keyword]).passes(keyword)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_each_side_answers_with_its_own_adapter(
 
 
 def asked(passes: int, cases: int = 40) -> Asked:
-    made = [Case(id=str(index), prompt="?", all=["x"]) for index in range(cases)]
+    made = [KeywordCase(id=str(index), prompt="?", all=["x"]) for index in range(cases)]
     answers = ["x" if index < passes else "" for index in range(cases)]
     return Asked(Suite.model_validate(suite()), made, [""] * cases, answers)
 

@@ -14,10 +14,17 @@ from ratchet_api.training import StageJob
 
 
 class Cases(Model):
-    """Where a suite's cases are: JSONL of {"id", "prompt" or "messages", "all": [...], "any": [...], "none": [...]}."""
+    """Where a suite's cases are: JSONL of {"id", "prompt" or "messages"} and what the suite's scorer asks for.
+
+    Optional in every case: "category" (the slice that it belongs to) and "cluster" (cases of one session or template).
+    """
 
     config_map: ConfigMapKey
     """A key of a ConfigMap in the cycle's namespace."""
+
+
+Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema"]
+"""How an answer is judged: it passes or fails."""
 
 
 class Suite(Model):
@@ -29,6 +36,10 @@ class Suite(Model):
     """target must improve; guardrail must not fall by more than its margin; safety must lose nothing."""
     cases: Cases
     """The cases."""
+    scorer: Scorer = "keywords"
+    """What a case says and its answer must be. keywords: contain "all", "any" and "none" of some words; exact: equal
+    one of "expected"; regex: match "pattern" (RE2); numeric: its last number within "tolerance" of "number";
+    jsonSchema: be JSON that fits "schema" (draft 2020-12)."""
     margin: Fraction = Decimal("0.05")
     """guardrail only: the largest loss of score that is acceptable."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 64

@@ -29,8 +29,9 @@ from ratchet_trainer.evaluate.statistics import Paired, compare
 from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import LocalModel, fetch_adapter, resolve_base
+from ratchet_trainer.scorers import Case
 from ratchet_trainer.storage import Location, Store
-from ratchet_trainer.suites import Case, read_suite
+from ratchet_trainer.suites import read_suite
 
 log = logging.getLogger("ratchet")
 
@@ -101,7 +102,9 @@ def _recipe(stage: EvaluateInput, cases: dict[str, list[Case]]) -> str:
         "candidate": _digest(stage.candidate),
         "champion": _digest(stage.champion),
         "policy": stage.policy.dump(),
-        "cases": {name: [case.model_dump() for case in found] for name, found in cases.items()},
+        "cases": {
+            name: [case.model_dump(mode="json", by_alias=True) for case in found] for name, found in cases.items()
+        },
     }
     return "sha256:" + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
@@ -224,7 +227,7 @@ def _case_lines(asked: Sequence[Asked]) -> Iterator[dict[str, object]]:
         for case, champion, candidate in zip(entry.cases, entry.champion, entry.candidate, strict=True):
             yield {
                 "suite": entry.suite.name,
-                "case": case.model_dump(exclude_defaults=True),
+                "case": case.model_dump(mode="json", by_alias=True, exclude_defaults=True),
                 "champion": {"answer": champion, "passes": case.passes(champion)},
                 "candidate": {"answer": candidate, "passes": case.passes(candidate)},
             }
