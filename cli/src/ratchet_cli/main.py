@@ -20,8 +20,8 @@ def parser(program: str = "ratchet") -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog=program,
         description="Keep a served language model improving from its own use, and never let it get worse unnoticed.",
-        epilog=f"where to begin: `{program} get` shows all cycles, `{program} explain NAME` says what one does and what "
-        f"to type next, `{program} doctor` what is missing, `{program} COMMAND --help` has examples.",
+        epilog=f"where to begin: `{program} get` shows all cycles, `{program} explain NAME` says what one does and "
+        f"what to type next, `{program} doctor` what is missing, `{program} COMMAND --help` has examples.",
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     oncall.register(commands, program)

@@ -187,6 +187,7 @@ _NEXT: dict[str, Command] = {
     Reason.NOT_BETTER: _lineage,
     Reason.GUARDRAIL_LOST: _lineage,
     Reason.SAFETY_LOST: _lineage,
+    "SliceLost": _lineage,
     Reason.UNDERPOWERED: _suites,
     Reason.ROOT: _get,
     Reason.HELD: _doctor,
