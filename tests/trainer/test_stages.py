@@ -1,5 +1,6 @@
 """The stages from end to end, as processes, on the tiny model and the real S3 server."""
 
+import gzip
 import json
 import os
 import signal
@@ -386,3 +387,49 @@ def test_an_older_version_of_the_same_name_is_not_mistaken_for_this_one(
     assert other.report.artifact is not None
     assert other.report.artifact.uri.startswith(first.report.artifact.uri + "-")
     assert other.report.artifact.digest != first.report.artifact.digest
+
+
+def test_sources_of_other_formats_are_read_and_who_withdrew_is_not(
+    stages: Any, identity: Identity, store: Store, bucket: str, suites: Path
+) -> None:
+    upload_sessions(store, bucket, [*map(interaction, range(8)), *map(feedback, range(8))])
+    elsewhere = Location.parse(f"s3://{bucket}/elsewhere")
+    rows = [{"instruction": f"Say {i}.", "input": "", "output": f"This is {i}."} for i in range(3)]
+    store.put(elsewhere.child("alpaca.json.gz"), gzip.compress(json.dumps(rows).encode()))
+    store.put(elsewhere.child("notes.txt"), b"not read")
+    logs = [{"timestamp": UNTIL.isoformat(), "user": "Late?", "assistant": "x", "metadata": {"success": True}}]
+    for day in ("2026-11-19", "2026-01-01"):
+        store.put(elsewhere.child(f"logs/{day}/a.jsonl"), json.dumps(logs[0]).encode())
+    sessions = {"sources": [{"uri": elsewhere.uri}]}
+    stage = curate_input(identity, sessions=sessions, curation={"variations": 0})
+    arguments = ("--suites", str(suites))
+    first = stages.run("curate", stage, *arguments)
+    assert first.report.dataset is not None, first.log
+    assert first.report.dataset.examples == 11
+    dataset = Location.parse(first.report.dataset.uri)
+    statistics = json.loads(store.get(dataset.child("statistics.json")) or b"")
+    assert statistics["formats"] == {"alpaca": 1, "interactions": 1}, "no file of a day outside the window"
+    assert statistics["lines"]["outsideWindow"] == 1
+    manifest = Manifest.model_validate_json(store.get(dataset.child(MANIFEST)) or b"")
+    assert sorted(manifest.inputs) == sorted(["sessions", elsewhere.uri])
+    assert stages.run("curate", stage, *arguments).raw == first.raw
+
+    # Who withdraws is left out at once, although the recipe is the same; and so is what a source has no more.
+    store.put(Location.parse(f"s3://{bucket}/assistant/erasures.jsonl"), b'{"session": "s3"}\n')
+    second = stages.run("curate", stage, *arguments)
+    assert second.report.dataset is not None, second.log
+    assert second.report.dataset.examples == 10
+    store.put(elsewhere.child("alpaca.json.gz"), gzip.compress(json.dumps(rows[:1]).encode()))
+    third = stages.run("curate", stage, *arguments)
+    assert third.report.dataset is not None, third.log
+    assert third.report.dataset.examples == 8
+
+    store.put(Location.parse(f"s3://{bucket}/assistant/erasures.jsonl"), b"{}\n")
+    ran = stages.run("curate", stage, *arguments)
+    assert (ran.code, ran.report.reason) == (ExitCode.DATA_ERROR, Reason.DATA_ERROR)
+    assert "erasures.jsonl, line 1" in ran.report.message
+    store.put(Location.parse(f"s3://{bucket}/assistant/erasures.jsonl"), b"")
+    missing = curate_input(identity, sessions={"sources": [{"uri": f"s3://{bucket}/nowhere"}]})
+    ran = stages.run("curate", missing, *arguments)
+    assert ran.code == ExitCode.USER_ERROR
+    assert "sessions.sources[0].uri" in ran.report.message

@@ -10,7 +10,6 @@ from decimal import Decimal
 
 from ratchet_api.data import Curation, Limits, SensitiveKind
 from ratchet_api.records import Interaction
-from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.bursts import pushed
 from ratchet_trainer.curate.examples import Example
 from ratchet_trainer.curate.funnel import Funnel, Step
@@ -74,8 +73,7 @@ def select(
     counts = SensitiveCounts()
     kept = clean(sorted(examples, key=_order), actions(curation.sensitive), funnel["sensitive"], counts)
     kept = uncontaminated(kept, held_out, funnel["heldOut"])
-    kept = agreeing(kept, funnel["contradicted"])
-    kept = distinct(kept, funnel["duplicate"])
+    kept = distinct(agreeing([_Keyed.of(example) for example in kept], funnel["contradicted"]), funnel["duplicate"])
     kept = unlike(kept, curation, funnel["nearDuplicate"])
     kept = unpushed(kept, curation, anchors, funnel["bursts"])
     return shared_out(kept, curation, funnel["caps"]), counts
@@ -125,39 +123,43 @@ def uncontaminated(examples: Iterable[Example], held_out: HeldOut, step: Step) -
     return kept
 
 
-def _conversation(context: Sequence[Message]) -> tuple[tuple[str, str], ...]:
-    return tuple((m.role, normalised(m.content)) for m in context)
+@dataclass(frozen=True)
+class _Keyed:
+    """An example with the normal forms by which it is compared."""
+
+    example: Example
+    conversation: tuple[tuple[str, str], ...]
+    answer: str
+
+    @classmethod
+    def of(cls, example: Example) -> "_Keyed":
+        conversation = tuple((message.role, normalised(message.content)) for message in example.context)
+        return cls(example, conversation, normalised(example.answer))
 
 
-def agreeing(examples: Sequence[Example], step: Step) -> list[Example]:
+def agreeing(examples: Sequence[_Keyed], step: Step) -> list[_Keyed]:
     """Examples but those whose answer differs from the latest correction of the same conversation."""
-    keys = [_conversation(example.context) for example in examples]
-    right = {
-        key: normalised(example.answer)
-        for key, example in zip(keys, examples, strict=True)
-        if example.origin == "correction"
-    }
+    right = {keyed.conversation: keyed.answer for keyed in examples if keyed.example.origin == "correction"}
     kept = []
-    for key, example in zip(keys, examples, strict=True):
-        if right.get(key, normalised(example.answer)) != normalised(example.answer):
-            step.drop("contradicted", example.text)
+    for keyed in examples:
+        if right.get(keyed.conversation, keyed.answer) != keyed.answer:
+            step.drop("contradicted", keyed.example.text)
         else:
             step.keep()
-            kept.append(example)
+            kept.append(keyed)
     return kept
 
 
-def distinct(examples: Sequence[Example], step: Step) -> list[Example]:
+def distinct(examples: Sequence[_Keyed], step: Step) -> list[Example]:
     """The last of equal ones stands for all: the newest are the ones that a cap keeps."""
-    keys = [(_conversation(example.context), normalised(example.answer)) for example in examples]
-    last = {key: index for index, key in enumerate(keys)}
+    last = {(keyed.conversation, keyed.answer): index for index, keyed in enumerate(examples)}
     kept = []
-    for index, (key, example) in enumerate(zip(keys, examples, strict=True)):
-        if last[key] != index:
-            step.drop("duplicate", example.prompt)
+    for index, keyed in enumerate(examples):
+        if last[keyed.conversation, keyed.answer] != index:
+            step.drop("duplicate", keyed.example.prompt)
         else:
             step.keep()
-            kept.append(example)
+            kept.append(keyed.example)
     return kept
 
 

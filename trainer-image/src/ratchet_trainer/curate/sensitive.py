@@ -141,8 +141,15 @@ def _forms(text: str) -> Iterator[_Form]:
     """The forms that a text may hold."""
     digits = _DIGIT.search(text) is not None
     for form in _FORMS:
-        if (digits or form.kind not in _NUMERIC) and (not form.hints or any(hint in text for hint in form.hints)):
-            yield form
+        if not digits and form.kind in _NUMERIC:
+            continue
+        for hint in form.hints:
+            if hint in text:
+                yield form
+                break
+        else:
+            if not form.hints:
+                yield form
 
 
 def find(text: str) -> Counter[SensitiveKind]:

@@ -7,50 +7,60 @@ compared with probability 0.997; and since the exact similarity is computed of e
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-Hashes = npt.NDArray[np.uint64]
+Hashes = npt.NDArray[np.uint32]
+Keys = npt.NDArray[np.uint64]
 
 LETTERS = 5
 _BANDS, _ROWS = 20, 6
-_PRIME = np.uint64(1099511628211)
-_SHIFT = np.uint64(32)
+_PRIME = np.uint32(16777619)
+_MIX = np.uint32(0x85EBCA6B)
+_SHIFT = np.uint32(15)
+_BLOCK = 4096
+"""Shingles that are hashed at once, so that a long text takes no more memory than a short one."""
 _MOST_COMPARED = 64
-"""Members of one bucket that a newcomer is compared with: the first ones, which are those that are kept."""
+"""Members of one bucket that a text is compared with: the first ones, which are those that are kept."""
+_REMEMBERED = 4096
 
 
-def _coefficients() -> tuple[Hashes, Hashes]:
+def _coefficients() -> tuple[Hashes, Hashes, Keys]:
     random = np.random.Generator(np.random.PCG64(20261122))
-    odd = random.integers(0, 1 << 63, _BANDS * _ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    return odd, random.integers(0, 1 << 63, _BANDS * _ROWS, dtype=np.uint64)
+    odd = random.integers(0, 1 << 31, _BANDS * _ROWS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    offsets = random.integers(0, 1 << 32, _BANDS * _ROWS, dtype=np.uint32)
+    return odd[:, None], offsets[:, None], random.integers(0, 1 << 63, _ROWS, dtype=np.uint64)
 
 
-_FACTORS, _OFFSETS = _coefficients()
+_FACTORS, _OFFSETS, _FOLD = _coefficients()
 
 
-def shingles(text: str) -> Hashes:
-    """Sorted distinct hashes of all five-letter sequences; of the text itself when it is shorter."""
-    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32).astype(np.uint64)
+def _hashes(text: str) -> Hashes:
+    """A hash of each five-letter sequence, in their order; of the text itself when it is shorter."""
+    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
     width = min(LETTERS, len(codes))
     if not width:
-        return np.zeros(0, dtype=np.uint64)
-    hashes = np.zeros(len(codes) - width + 1, dtype=np.uint64)
+        return np.zeros(0, dtype=np.uint32)
+    hashes = np.zeros(len(codes) - width + 1, dtype=np.uint32)
     for offset in range(width):
         hashes = (hashes ^ codes[offset : offset + len(hashes)]) * _PRIME
     hashes ^= hashes >> _SHIFT
-    return np.unique(hashes)
+    hashes *= _MIX
+    return hashes
+
+
+def shingles(text: str) -> Hashes:
+    """Sorted distinct hashes of all five-letter sequences."""
+    return np.unique(_hashes(text))
 
 
 def signature(hashes: Hashes) -> Hashes:
-    """The smallest value of each of 120 hash functions (multiply-shift) over a set: (120,) uint64."""
-    if not len(hashes):
-        return np.zeros(_BANDS * _ROWS, dtype=np.uint64)
-    least: Hashes = np.full(_BANDS * _ROWS, np.iinfo(np.uint64).max, dtype=np.uint64)
-    for start in range(0, len(hashes), 4096):  # a long text does not take more memory
-        block = hashes[start : start + 4096, None] * _FACTORS + _OFFSETS
-        least = np.minimum(least, (block >> _SHIFT).min(axis=0))
+    """The smallest value of each of 120 hash functions (multiply-add) over a set: (120,) uint32."""
+    least: Hashes = np.full(_BANDS * _ROWS, np.iinfo(np.uint32).max, dtype=np.uint32)
+    for start in range(0, len(hashes), _BLOCK):
+        least = np.minimum(least, (_FACTORS * hashes[start : start + _BLOCK] + _OFFSETS).min(axis=1))
     return least
 
 
@@ -65,21 +75,35 @@ def jaccard(one: Hashes, other: Hashes) -> float:
 def near_duplicates(texts: Sequence[str], similarity: float) -> Iterator[int | None]:
     """For each text the index of an earlier, kept one that is at least so similar; None for a text that is kept.
 
-    A text that is dropped stands for nothing: similarity does not spread along a chain.
+    A text that is dropped stands for nothing: similarity does not spread along a chain. Memory: 160 bytes a text.
     """
-    buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
-    sets: dict[int, Hashes] = {}
-    for index, text in enumerate(texts):
-        found = shingles(text)
-        marks = signature(found).reshape(_BANDS, _ROWS)
-        keys = [(band, marks[band].tobytes()) for band in range(_BANDS)]
-        candidates = sorted({other for key in keys for other in buckets.get(key, ())[:_MOST_COMPARED]})
-        twin = next((other for other in candidates if _alike(found, sets[other], similarity)), None)
-        if twin is None:
-            sets[index] = found
-            for key in keys:
-                buckets[key].append(index)
+    buckets = _buckets(texts)
+    remembered = lru_cache(maxsize=_REMEMBERED)(lambda index: shingles(texts[index]))
+    dropped: set[int] = set()
+    for index in range(len(texts)):
+        earlier = {int(i) for bucket in buckets.get(index, ()) for i in bucket[:_MOST_COMPARED] if i < index}
+        twin = next(
+            (i for i in sorted(earlier - dropped) if _alike(remembered(index), remembered(i), similarity)), None
+        )
+        if twin is not None:
+            dropped.add(index)
         yield twin
+
+
+def _buckets(texts: Sequence[str]) -> dict[int, list[npt.NDArray[np.intp]]]:
+    """For each text that shares a band of its signature with another, the ascending members of each such bucket."""
+    keys = np.zeros((_BANDS, len(texts)), dtype=np.uint64)
+    for index, text in enumerate(texts):
+        keys[:, index] = (signature(_hashes(text)).reshape(_BANDS, _ROWS) * _FOLD).sum(axis=1, dtype=np.uint64)
+    found: defaultdict[int, list[npt.NDArray[np.intp]]] = defaultdict(list)
+    for band in keys:
+        order = np.argsort(band, kind="stable")
+        edges = np.flatnonzero(np.diff(band[order], prepend=~band[order[:1]], append=~band[order[-1:]]) != 0)
+        for run in np.flatnonzero(np.diff(edges) > 1):
+            members = order[edges[run] : edges[run + 1]]
+            for member in members:
+                found[int(member)].append(members)
+    return dict(found)
 
 
 def _alike(one: Hashes, other: Hashes, similarity: float) -> bool:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 
 _WORDS = re.compile(r"\w+")
 CONTAINED_WORDS = 4
@@ -19,6 +20,7 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+@lru_cache(maxsize=8)  # rules ask for the same turn one after the other
 def words(text: str) -> tuple[str, ...]:
     """The words of a text in normal form, without punctuation."""
     return tuple(_WORDS.findall(normalised(text)))

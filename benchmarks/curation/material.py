@@ -1,0 +1,74 @@
+"""Sessions with planted truth: what a curation must find is known, because it was put there."""
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zstandard
+
+VOCABULARY = 20_000
+SECRETS = (
+    "jane.doe{}@mail.example.com", "+49 30 12{:05d}", "DE89 3704 0044 0532 0130 00", "4111 1111 1111 1111",
+    "203.0.113.{:d}", "AKIA{:016d}", "ghp_{:036d}",
+)  # fmt: skip
+
+
+@dataclass
+class Truth:
+    """Ids of what was planted."""
+
+    exact: set[str] = field(default_factory=set)
+    near: set[str] = field(default_factory=set)
+    sensitive: set[str] = field(default_factory=set)
+    sessions: int = 0
+
+
+def write(folder: Path, sessions: int, seed: int, files: int = 8) -> Truth:
+    """Interactions, each with a thumbs-up: 10 % repeat another's words, 10 % all but one or two in thirty, 10 % hold
+    personal data or a secret. Zipf-distributed words, answers of 20 to 80 of them."""
+    source = random.Random(seed)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(source.choices(letters, k=source.randint(2, 10))) for _ in range(VOCABULARY)]
+    weights = [1 / (rank + 10) for rank in range(VOCABULARY)]
+
+    def text(least: int, most: int) -> list[str]:
+        return source.choices(words, weights, k=source.randint(least, most))
+
+    truth = Truth(sessions=sessions)
+    originals: list[tuple[list[str], list[str]]] = []
+    lines: list[list[bytes]] = [[] for _ in range(files)]
+    for number in range(sessions):
+        id, kind = f"r{number:07d}", source.random() if originals else 1.0
+        if kind < 0.1:
+            prompt, answer = source.choice(originals)
+            truth.exact.add(id)
+        elif kind < 0.2:
+            prompt, answer = (list(part) for part in source.choice(originals))
+            answer[source.randrange(len(answer))] = source.choice(words)
+            truth.near.add(id)
+        else:
+            prompt, answer = text(8, 30), text(20, 80)
+            if kind < 0.3:
+                answer.insert(len(answer) // 2, source.choice(SECRETS).format(source.randrange(1, 250)))
+                truth.sensitive.add(id)
+            else:
+                originals.append((prompt, answer))
+        second = f"2026-11-{1 + number * 18 // sessions:02d}T{number % 24:02d}:{number % 60:02d}:00Z"
+        record = {
+            "kind": "interaction", "id": id, "session": f"s{number // 3}", "namespace": "default", "cycle": "assistant",
+            "version": "assistant-1", "arm": "stable", "time": second, "principal": f"p{number % 500}",
+            "messages": [{"role": "user", "content": " ".join(prompt)}],
+            "answer": {"role": "assistant", "content": " ".join(answer)}, "finish_reason": "stop", "status": 200,
+            "duration": 1.5, "usage": {"prompt_tokens": len(prompt), "completion_tokens": len(answer)},
+        }  # fmt: skip
+        verdict = {
+            "kind": "feedback", "id": f"f{number}", "response_id": id, "namespace": "default", "cycle": "assistant",
+            "version": "assistant-1", "time": second, "value": "up",
+        }  # fmt: skip
+        place = lines[source.randrange(files)]
+        place += [json.dumps(record).encode(), json.dumps(verdict).encode()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, content in enumerate(lines):
+        (folder / f"{index}.jsonl.zst").write_bytes(zstandard.compress(b"\n".join(content) + b"\n"))
+    return truth
