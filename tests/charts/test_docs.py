@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import helm_python
 import jsonschema
@@ -88,9 +88,11 @@ def test_values_in_the_install_page_are_the_chart_s(repository: Path, chart: hel
 
 def test_annotations_are_those_of_the_vocabulary(page: tuple[Path, str]) -> None:
     from ratchet_api import names
+    from ratchet_api.promotion import Gate
 
-    used = set(re.findall(r"ratchet\.dev/[a-z0-9]+", page[1]))
+    used = set(re.findall(r"ratchet\.dev/[a-z0-9-]+", page[1]))
     known = {value for key, value in vars(names).items() if key.endswith(("_LABEL", "_ANNOTATION"))}
+    known |= {names.approval_annotation(gate) for gate in get_args(Gate)}
     assert used <= known | {names.GROUP_VERSION, "ratchet.dev/stage"}
 
 
