@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from ratchet_api.evaluation import EvaluationPolicy
-from ratchet_api.version import SuiteResult
+from ratchet_api.power import POWER, cases_needed
+from ratchet_api.version import SliceResult, SuiteResult
 from ratchet_operator.domain import gate
 
 
@@ -35,6 +36,7 @@ def suite(
         "p_value": Decimal(p),
         "better": 10,
         "worse": worse,
+        "lost_slices": [],
     }
     # Not validated: a report that was read is, but the gate must not depend on it.
     return SuiteResult.model_construct(**(fields | more))
@@ -83,7 +85,7 @@ def test_target_not_proven(target: SuiteResult, reason: str, words: str) -> None
 
 def test_underpowered_says_how_many_cases_are_needed() -> None:
     decision = gate.decide(policy(TARGET), [suite(*TARGET, "0.04", "-0.01", n=104, better=7, worse=3)])
-    needed = gate.cases_needed(0.01, 11 / 106, 0.95)
+    needed = cases_needed(0.01, 11 / 106, 0.95)
     assert decision.message.endswith(f"104 cases are too few to see +1.0 points, about {needed} are needed")
 
 
@@ -190,7 +192,7 @@ def test_p_as_people_write_it(p: str, text: str) -> None:
 @pytest.mark.parametrize(("gain", "discordant"), [(0.05, 0.2), (0.1, 0.15), (0.1, 0.4), (0.02, 0.05)])
 def test_the_number_of_cases_gives_the_power_it_promises(gain: float, discordant: float) -> None:
     """Against the exact power of the normal McNemar test, summed over the number of discordant pairs."""
-    n = gate.cases_needed(gain, discordant, 0.95)
+    n = cases_needed(gain, discordant, 0.95)
     better = (discordant + gain) / 2 / discordant
     power = 0.0
     for pairs in range(1, n + 1):
@@ -199,12 +201,12 @@ def test_the_number_of_cases_gives_the_power_it_promises(gain: float, discordant
             continue
         least = (pairs + 1.645 * pairs**0.5) / 2
         power += weight * binom.sf(int(least) if least != int(least) else int(least) - 1, pairs, better)
-    assert power == pytest.approx(gate.POWER, abs=0.05)
+    assert power == pytest.approx(POWER, abs=0.05)
 
 
 def test_no_number_of_cases_shows_no_gain() -> None:
     with pytest.raises(ValueError, match="cannot be seen"):
-        gate.cases_needed(0.0, 0.1, 0.95)
+        cases_needed(0.0, 0.1, 0.95)
 
 
 anything = st.decimals(allow_nan=True, allow_infinity=True) | st.decimals(-1, 1, places=3)
@@ -234,3 +236,54 @@ def test_decide_is_total_and_accepts_only_what_is_proven(rows: list[Any]) -> Non
         assert target.lower_bound > 0
         assert target.difference >= Decimal("0.01")
         assert len(results) == 3
+
+
+# -- slices
+
+
+def fell(name: str, difference: str, upper: str, cases: int = 30) -> SliceResult:
+    fields = {"name": name, "cases": cases, "difference": Decimal(difference), "upper_bound": Decimal(upper)}
+    return SliceResult.model_construct(**fields)
+
+
+@pytest.mark.parametrize("role", ["target", "guardrail"])
+def test_a_slice_that_fell_past_its_margin_vetoes(role: str) -> None:
+    chosen = BETTER if role == "target" else KEPT
+    hurt = chosen.model_copy(update={"lost_slices": [fell("refunds", "-0.2", "-0.05")]})
+    decision = gate.decide(ALL, [hurt if result is chosen else result for result in (BETTER, KEPT, SAFE)])
+    assert (decision.accepted, decision.reason) == (False, "SliceLost")
+    assert decision.message == (
+        f"{chosen.name}/refunds -20.0 points (at most -5.0, n 30) fell past its margin, limit -10.0"
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [fell("few", "-0.5", "-0.1", cases=19), fell("chance", "-0.2", "0.01"), fell("little", "-0.1", "-0.02")],
+    ids=lambda entry: entry.name,
+)
+def test_a_slice_with_few_cases_or_little_proof_does_not(entry: SliceResult) -> None:
+    hurt = BETTER.model_copy(update={"lost_slices": [entry]})
+    assert gate.decide(ALL, [hurt, KEPT, SAFE]).accepted
+
+
+def test_a_suite_says_how_many_cases_a_slice_needs_and_may_lose() -> None:
+    strict = ALL.model_copy(
+        update={"suites": [s.model_copy(update={"slice_min_cases": 5, "slice_margin": Decimal(0)}) for s in ALL.suites]}
+    )
+    hurt = BETTER.model_copy(update={"lost_slices": [fell("few", "-0.01", "-0.001", cases=5)]})
+    assert gate.decide(strict, [hurt, KEPT, SAFE]).reason == "SliceLost"
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (fell("x", "NaN", "-0.1"), "slice x: difference is NaN"),
+        (fell("x", "-0.2", "-3"), "slice x: upperBound is -3"),
+        (fell("x", "-0.2", "-0.1", cases=105), "slice x: 105 cases do not fit the suite's 104"),
+    ],
+)
+def test_a_slice_that_contradicts_itself_is_bad_data(entry: SliceResult, words: str) -> None:
+    decision = gate.decide(ALL, [BETTER.model_copy(update={"lost_slices": [entry]}), KEPT, SAFE])
+    assert (decision.accepted, decision.reason) == (False, "DataError")
+    assert words in decision.message

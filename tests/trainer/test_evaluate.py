@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from ratchet_api.evaluation import EvaluationPolicy, Suite
 from ratchet_api.stage import MAX_REPORT_BYTES, EvaluateInput, ExitCode, StageReport
 from ratchet_api.training import Hyperparameters
-from ratchet_api.version import Artifact, Provenance
+from ratchet_api.version import Artifact, Provenance, SliceResult
 from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import Message, prompt_ids
 from ratchet_trainer.cli import _typed
 from ratchet_trainer.errors import OutOfMemory, TryAgain, UserError
-from ratchet_trainer.evaluate.stage import Asked, _result
+from ratchet_trainer.evaluate.results import MAX_LOST_SLICES, Asked, suite_results
 from ratchet_trainer.loading import available_cores, load_model
 from ratchet_trainer.scorers import KeywordCase
 from ratchet_trainer.storage import Location, Store
@@ -156,21 +156,24 @@ def test_each_side_answers_with_its_own_adapter(
 def asked(passes: int, cases: int = 40) -> Asked:
     made = [KeywordCase(id=str(index), prompt="?", all=["x"]) for index in range(cases)]
     answers = ["x" if index < passes else "" for index in range(cases)]
-    return Asked(Suite.model_validate(suite()), made, [""] * cases, answers)
+    return Asked(Suite.model_validate(suite()), made, [""] * cases, answers, 0.95)
 
 
 def test_results_are_the_statistics_rounded() -> None:
-    result = _result(asked(30), 0.95)
+    (result,) = suite_results([asked(30)])
     assert (result.cases, result.better, result.worse) == (40, 30, 0)
     assert (result.candidate, result.difference) == (Decimal("0.75"), Decimal("0.75"))
     assert result.p_value == Decimal("0.000000000931")
-    assert _result(asked(40), 0.95).p_value == Decimal("0.000000000001"), "never rounded to an impossible zero"
+    assert suite_results([asked(40)])[0].p_value == Decimal("0.000000000001"), "never rounded to an impossible zero"
 
 
 def test_the_largest_report_fits(identity: Identity) -> None:
     """Twelve suites with the longest names, and the longest places that a bucket and a version may have."""
     names = [f"{index:02d}-" + "n" * 60 for index in range(12)]
-    results = [_result(asked(17), 0.95).model_copy(update={"name": name, "cases": 100_000}) for name in names]
+    (one,) = suite_results([asked(17)])
+    results = [one.model_copy(update={"name": name, "cases": 100_000}) for name in names]
+    worst = SliceResult(name="n" * 32, cases=99_999, difference=Decimal("-0.123456"), upper_bound=Decimal("-0.123456"))
+    results[0] = results[0].model_copy(update={"lost_slices": [worst] * MAX_LOST_SLICES})
     report = StageReport(
         stage="evaluate", outcome="Succeeded", reason="Succeeded", message="m" * 5000,
         artifact=Artifact(uri="s3://" + "b" * 63 + "/" + "p" * 100 + "/versions/" + "v" * 53 + "/0/report-0123456789ab",
@@ -184,6 +187,35 @@ def test_the_largest_report_fits(identity: Identity) -> None:
         {"identity": identity(), "base_model": {"uri": "file:///x"}, "candidate": None, "champion": None,
          "champion_version": "a-0", "policy": policy, "batch_size": 1}
     )  # fmt: skip
+
+
+def sliced(passes: dict[str, tuple[int, int, int]], **changes: Any) -> Asked:
+    """Categories as (cases, passed by the champion, passed by the candidate)."""
+    cases, champion, candidate = [], [], []
+    for name, (count, before, after) in passes.items():
+        for index in range(count):
+            cases.append(KeywordCase(id=f"{name}-{index}", prompt="?", all=["x"], category=name))
+            champion.append("x" if index < before else "")
+            candidate.append("x" if index < after else "")
+    return Asked(Suite.model_validate(suite(**changes)), cases, champion, candidate, 0.95)
+
+
+def test_slices_with_enough_cases_and_a_proven_loss_are_reported() -> None:
+    one = sliced({"good": (60, 0, 50), "fell": (30, 25, 15), "few": (19, 19, 0), "same": (40, 20, 19)})
+    (result,) = suite_results([one])
+    assert result.lower_bound > 0, "on the whole it is better"
+    (lost,) = result.lost_slices
+    assert (lost.name, lost.cases) == ("fell", 30)
+    assert lost.difference == Decimal("-0.333333")
+    assert lost.upper_bound < 0
+    assert [entry.name for entry in one.slices if one.fell(entry)] == ["fell"]
+    assert not sliced({"fell": (30, 25, 15)}, sliceMargin="0.4").fell(one.slices[0])
+
+
+def test_the_worst_slices_are_reported_when_there_are_many() -> None:
+    many = sliced({f"s{index}": (40, 40, 30 - index) for index in range(8)})
+    (result,) = suite_results([many])
+    assert {entry.name for entry in result.lost_slices} == {"s7", "s6"}
 
 
 # -- the edges of the command line

@@ -12,8 +12,12 @@ from scipy import optimize, stats
 from ratchet_trainer.evaluate.statistics import (
     bootstrap,
     compare,
+    design_effect,
     lower_bound,
     mcnemar,
+    power,
+    sign_flip,
+    student_quantile,
     tango_lower,
 )
 
@@ -144,5 +148,110 @@ def test_scores_that_are_not_pass_or_fail_use_the_bootstrap() -> None:
 
 def test_bootstrap_of_noise_proves_nothing() -> None:
     generator = random.Random(11)
-    false_alarms = sum(bootstrap([generator.gauss(0, 0.2) for _ in range(40)], 0.95, seed)[0] > 0 for seed in range(40))
+    false_alarms = sum(
+        bootstrap([[generator.gauss(0, 0.2)] for _ in range(40)], 0.95, seed)[0] > 0 for seed in range(40)
+    )
     assert false_alarms <= 6
+
+
+@pytest.mark.parametrize(("n", "margin"), [(30, 0.1), (60, 0.05), (100, 0.1), (150, 0.05), (300, 0.02)])
+@pytest.mark.parametrize("more", [0.0, 0.01, 0.1, 0.25])
+def test_a_loss_of_the_margin_is_passed_in_at_most_five_of_a_hundred(n: int, margin: float, more: float) -> None:
+    """Exact: the probability, over all tables, that a guardrail whose true loss is its margin holds all the same.
+    Without the correction for continuity it is up to 6 %."""
+    discordant = margin + more
+    total = 0.0
+    for worse in range(n + 1):
+        # The bound rises with every case won: the tables that pass are those from some number of them on.
+        low, high = 0, n - worse + 1
+        while low < high:
+            middle = (low + high) // 2
+            if lower_bound(middle, worse, n, 0.95) > -margin:
+                high = middle
+            else:
+                low = middle + 1
+        b = stats.binom.sf(low - 1, n - worse, (more / 2) / (1 - (discordant - more / 2)))
+        total += stats.binom.pmf(worse, n, discordant - more / 2) * b
+    assert total <= 0.05
+
+
+# -- clusters
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_flipping_single_cases_is_mcnemar(better: int, worse: int) -> None:
+    assert sign_flip([1] * better + [-1] * worse + [0] * 5) == pytest.approx(mcnemar(better, worse), rel=1e-12)
+
+
+def test_sign_flips_by_hand() -> None:
+    assert sign_flip([3, 2, -1]) == 2 / 8, "3+2-1 and 3+2+1, of eight"
+    assert sign_flip([]) == 1.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_clusters_of_one_change_nothing(pairs: list[tuple[bool, bool]]) -> None:
+    champion, candidate = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
+    plain = compare(champion, candidate, 0.95)
+    assert compare(champion, candidate, 0.95, clusters=list(range(len(pairs)))) == plain
+    assert compare(champion, candidate, 0.95, clusters=[None] * len(pairs)) == plain
+
+
+def test_copies_of_a_case_prove_nothing_new() -> None:
+    """Ten sessions asked ten times each are ten sessions."""
+    champion, candidate = [0.0] * 10, [1.0] * 7 + [0.0] * 3
+    once = compare(champion, candidate, 0.95)
+    tenfold = compare(champion * 10, candidate * 10, 0.95, clusters=[*range(10)] * 10)
+    assert (tenfold.cases, tenfold.clusters, tenfold.difference) == (100, 10, once.difference)
+    assert tenfold.p_value == once.p_value
+    apart = compare(champion * 10, candidate * 10, 0.95)
+    assert apart.p_value < 1e-9, "what it looks like without the clusters"
+    assert tenfold.lower_bound < apart.lower_bound - 0.2
+    lost = compare(candidate * 10, champion * 10, 0.95, clusters=[*range(10)] * 10)
+    assert lost.lower_bound < lost.difference
+
+
+def test_the_design_effect_is_between_its_bounds() -> None:
+    alike = [[1.0] * 5, [-1.0] * 5] * 10
+    assert design_effect(alike) == pytest.approx(5.0, rel=0.06)
+    generator = random.Random(4)
+    independent = [[float(generator.choice((-1, 0, 0, 1))) for _ in range(5)] for _ in range(200)]
+    assert design_effect(independent) < 1.4
+    assert design_effect([[1.0, 0.0]] * 3 + [[0.0] * 2] * 50) == 2.0, "too few differ to tell: the largest"
+
+
+def test_one_cluster_proves_nothing() -> None:
+    found = compare([0.0] * 50, [1.0] * 50, 0.95, clusters=["x"] * 50)
+    assert (found.clusters, found.lower_bound, found.p_value) == (1, -1.0, 0.5)
+
+
+def test_real_scores_are_resampled_as_clusters() -> None:
+    generator = random.Random(8)
+    effects = [generator.gauss(0.03, 0.2) for _ in range(12)]
+    candidate = [min(1.0, max(0.0, 0.5 + effects[index % 12])) for index in range(240)]
+    alone = compare([0.5] * 240, candidate, 0.95)
+    together = compare([0.5] * 240, candidate, 0.95, clusters=[index % 12 for index in range(240)])
+    assert together.lower_bound < alone.lower_bound
+    assert together.p_value > alone.p_value
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 4, 10, 60])
+def test_student_quantiles(degrees: int) -> None:
+    for probability in (0.9, 0.95, 0.99):
+        expected = stats.t.ppf(probability, degrees)
+        assert student_quantile(probability, degrees) == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize(("n", "gain", "discordant"), [(60, 0.15, 0.3), (104, 0.1, 0.2), (30, 0.3, 0.3)])
+def test_power_is_the_probability_of_a_proof(n: int, gain: float, discordant: float) -> None:
+    up, down = (discordant + gain) / 2, (discordant - gain) / 2
+    expected = sum(
+        stats.multinomial.pmf([b, c, n - b - c], n, [up, down, 1 - discordant])
+        for b in range(n + 1) for c in range(n - b + 1) if mcnemar(b, c) < 0.05
+    )  # fmt: skip
+    assert power(n, gain, discordant, 0.95) == pytest.approx(expected, abs=1e-6)
+
+
+def test_power_beyond_the_exact_sum_goes_on_smoothly() -> None:
+    assert power(401, 0.06, 0.15, 0.95) == pytest.approx(power(400, 0.06, 0.15, 0.95), abs=0.03)
+    assert power(100, 0.0, 0.2, 0.95) <= 0.05
+    assert power(100, 0.0, 0.0, 0.95) == 0.0

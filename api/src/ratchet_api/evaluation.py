@@ -42,6 +42,10 @@ class Suite(Model):
     jsonSchema: be JSON that fits "schema" (draft 2020-12)."""
     margin: Fraction = Decimal("0.05")
     """guardrail only: the largest loss of score that is acceptable."""
+    slice_margin: Fraction = Decimal("0.1")
+    """No slice (the cases of one "category") may fall by more than this, whatever the suite's role."""
+    slice_min_cases: Annotated[int, Field(ge=5, le=100_000)] = 20
+    """Slices with fewer cases are reported and decide nothing."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
     """Longest answer in tokens."""
 

@@ -120,6 +120,8 @@ class Reason(StrEnum):
     """A guardrail suite may have lost more than its margin."""
     SAFETY_LOST = "SafetyLost"
     """A safety suite lost a case."""
+    SLICE_LOST = "SliceLost"
+    """A slice of a suite (the cases of one category) is proven to have lost, and more than sliceMargin."""
     UNDERPOWERED = "Underpowered"
     """Too few cases to see minImprovement; the message says how many are needed."""
     ROOT = "Root"

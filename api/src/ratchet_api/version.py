@@ -92,6 +92,19 @@ class TrainingStatus(Observed):
     """Seconds that remain, estimated."""
 
 
+class SliceResult(Observed):
+    """A slice of a suite (the cases of one category) that is proven to have lost."""
+
+    name: str
+    """The category."""
+    cases: int
+    """Number of its cases."""
+    difference: Signed
+    """candidate - champion, mean scores."""
+    upper_bound: Signed
+    """One-sided upper confidence bound of the difference; below zero, or the loss would not be proven."""
+
+
 class SuiteResult(Observed):
     """Paired result of one suite: candidate against champion over the same cases."""
 
@@ -115,6 +128,8 @@ class SuiteResult(Observed):
     """Cases that only the candidate passes."""
     worse: int
     """Cases that only the champion passes."""
+    lost_slices: list[SliceResult] = Field(default_factory=list, max_length=4)
+    """Slices with enough cases that are proven to have lost, the worst ones; the report has them all."""
 
 
 class EvaluationStatus(Observed):

@@ -19,7 +19,9 @@ from ratchet_cli.demo.notebook import Notebook, RolloutRecord
 
 Outcome = Literal["Base", "Champion", "Superseded", "RolledBack", "GateRejected", "Unfinished"]
 
-_GATE_REASONS = {Reason.NOT_BETTER, Reason.GUARDRAIL_LOST, Reason.SAFETY_LOST, Reason.UNDERPOWERED}
+_GATE_REASONS = {
+    Reason.NOT_BETTER, Reason.GUARDRAIL_LOST, Reason.SLICE_LOST, Reason.SAFETY_LOST, Reason.UNDERPOWERED,
+}  # fmt: skip
 
 
 class SuiteEvidence(Model):

@@ -7,18 +7,15 @@ every one of them has to pass, the chance of a wrong acceptance does not grow wi
 test: Berger 1982, doi:10.1080/00401706.1982.10487790), so nothing is corrected for multiplicity.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from statistics import NormalDist
 
 from ratchet_api.evaluation import EvaluationPolicy, Suite
+from ratchet_api.power import cases_needed, discordant_share
 from ratchet_api.reasons import Reason
-from ratchet_api.version import SuiteResult, points
+from ratchet_api.version import SliceResult, SuiteResult, points
 
-POWER = 0.8
-"""Chance to see a gain of minImprovement that the number of needed cases is reckoned for."""
 _ROUNDING = Decimal("0.002")
 """Difference between reported figures that rounding explains."""
 
@@ -42,11 +39,11 @@ class _Finding:
     message: str
 
 
-_GRAVITY = (Reason.SAFETY_LOST, Reason.GUARDRAIL_LOST, Reason.NOT_BETTER, Reason.UNDERPOWERED)
+_GRAVITY = (Reason.SAFETY_LOST, Reason.GUARDRAIL_LOST, Reason.SLICE_LOST, Reason.NOT_BETTER, Reason.UNDERPOWERED)
 
 
 def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDecision:
-    """Accept when every target is proven better and no guardrail or safety suite lost.
+    """Accept when every target is proven better, no guardrail or safety suite lost, and no slice of any suite fell.
 
     A report that is incomplete, contradicts itself or holds anything but finite numbers is a DataError.
     """
@@ -65,23 +62,11 @@ def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDeci
             if s.role != "target"
         ]
     )
-    against = [finding for _, _, finding in judged if finding.reason is not None]
+    slices = [fallen for suite, result, _ in judged for fallen in _fallen(suite, result)]
+    against = [*(finding for _, _, finding in judged if finding.reason is not None), *slices]
     reason = next((reason for reason in _GRAVITY if any(f.reason == reason for f in against)), Reason.ACCEPTED)
     message = "; ".join(finding.message for finding in against or [finding for _, _, finding in judged])
     return GateDecision(not against, reason, message, target, guardrail)
-
-
-def cases_needed(difference: float, discordant: float, confidence: float, power: float = POWER) -> int:
-    """Cases for McNemar's one-sided test to see a gain of `difference` (> 0) when a share `discordant` of them changes.
-
-    Connor 1987 (doi:10.2307/2531961), equation for paired proportions without continuity correction.
-    """
-    if not difference > 0:
-        raise ValueError(f"a gain of {difference} cannot be seen with any number of cases")
-    discordant = max(discordant, difference)
-    z_error, z_power = NormalDist().inv_cdf(confidence), NormalDist().inv_cdf(power)
-    root = z_error * math.sqrt(discordant) + z_power * math.sqrt(discordant - difference**2)
-    return math.ceil((root / difference) ** 2)
 
 
 def _judge(policy: EvaluationPolicy, suite: Suite, result: SuiteResult) -> _Finding:
@@ -114,8 +99,7 @@ def _target(policy: EvaluationPolicy, result: SuiteResult, measured: str) -> _Fi
     seen = asked if asked > 0 else max(result.difference, Decimal(0))
     if seen == 0 or at_best < seen:
         return _Finding(Reason.NOT_BETTER, f"{measured} is not better, {wanted}")
-    # Two added cases, one of them discordant: no discordant pair at all does not mean that there never is one.
-    discordant = (result.better + result.worse + 1) / (result.cases + 2)
+    discordant = discordant_share(result.better, result.worse, result.cases)
     needed = cases_needed(float(seen), discordant, float(policy.confidence))
     if result.cases >= needed:
         return _Finding(Reason.NOT_BETTER, f"{measured} is not proven better, {wanted}")
@@ -124,6 +108,18 @@ def _target(policy: EvaluationPolicy, result: SuiteResult, measured: str) -> _Fi
         f"{measured} is not proven better, {wanted}: {result.cases} cases are too few to see {points(seen)} points, "
         f"about {needed} are needed",
     )
+
+
+def _fallen(suite: Suite, result: SuiteResult) -> Iterator[_Finding]:
+    """Slices with enough cases whose loss is proven and past the margin. A loss that may be chance is no finding: with
+    many small slices one of them would always veto."""
+    for entry in result.lost_slices:
+        if entry.cases >= suite.slice_min_cases and entry.upper_bound < 0 and entry.difference < -suite.slice_margin:
+            yield _Finding(
+                Reason.SLICE_LOST,
+                f"{suite.name}/{entry.name} {points(entry.difference)} points (at most {points(entry.upper_bound)}, "
+                f"n {entry.cases}) fell past its margin, limit {points(-suite.slice_margin)}",
+            )
 
 
 def _trouble(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> str | None:
@@ -165,6 +161,15 @@ def _contradiction(result: SuiteResult) -> str | None:
         return f"difference {result.difference} is not candidate {result.candidate} - champion {result.champion}"
     if result.lower_bound > result.difference + _ROUNDING:
         return f"lowerBound {result.lower_bound} is above the difference {result.difference}"
+    return next(filter(None, (_slice_contradiction(entry, result) for entry in result.lost_slices)), None)
+
+
+def _slice_contradiction(entry: SliceResult, suite: SuiteResult) -> str | None:
+    for name, number in (("difference", entry.difference), ("upperBound", entry.upper_bound)):
+        if not number.is_finite() or abs(number) > 1:
+            return f"slice {entry.name}: {name} is {number}"
+    if not 1 <= entry.cases <= suite.cases:
+        return f"slice {entry.name}: {entry.cases} cases do not fit the suite's {suite.cases}"
     return None
 
 

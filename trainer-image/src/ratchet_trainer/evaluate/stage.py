@@ -7,25 +7,21 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from ratchet_api.artifacts import Manifest
 from ratchet_api.data import AdapterRef
 from ratchet_api.evaluation import Suite
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import EvaluateInput, StageReport, attempt_uri
-from ratchet_api.version import Artifact, Provenance, SuiteResult
+from ratchet_api.version import Artifact, Provenance
 from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
 from ratchet_trainer.dataset import write_json
 from ratchet_trainer.errors import UserError
 from ratchet_trainer.evaluate.memory import Asking, Memory
-from ratchet_trainer.evaluate.statistics import Paired, compare
+from ratchet_trainer.evaluate.results import Asked, case_lines, read_results, report_document
 from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import LocalModel, fetch_adapter, resolve_base
@@ -37,27 +33,6 @@ log = logging.getLogger("ratchet")
 
 REPORT = "report.json"
 CASES = "cases.jsonl"
-SMALLEST_P = Decimal("0.000000000001")
-"""Resources carry decimals of twelve places; a smaller p is written as this, which is on the safe side."""
-
-_RESULTS: TypeAdapter[list[SuiteResult]] = TypeAdapter(list[SuiteResult])
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One suite with both sides' answers."""
-
-    suite: Suite
-    cases: Sequence[Case]
-    champion: Sequence[str]
-    candidate: Sequence[str]
-
-    def compared(self, confidence: float) -> Paired:
-        """The paired statistics of passing and failing."""
-        return compare(self._scores(self.champion), self._scores(self.candidate), confidence)
-
-    def _scores(self, answers: Sequence[str]) -> list[float]:
-        return [float(case.passes(answer)) for case, answer in zip(self.cases, answers, strict=True)]
 
 
 def run(
@@ -155,8 +130,9 @@ def _ask(
                 )
             memory.keep(asking, answers[side])
         candidate = answers["candidate"]
-        asked.append(Asked(suite, cases[suite.name], answers.get("champion", candidate), candidate))
-        result = asked[-1].compared(float(stage.policy.confidence))
+        champion = answers.get("champion", candidate)
+        asked.append(Asked(suite, cases[suite.name], champion, candidate, float(stage.policy.confidence)))
+        result = asked[-1].compared
         log.info(
             "suite %s: champion %.1f, candidate %.1f of 100 (%d better, %d worse of %d, p %.2g)", suite.name,
             100 * result.champion, 100 * result.candidate, result.better, result.worse, result.cases, result.p_value,
@@ -208,49 +184,15 @@ class _Ticker:
 
 def _write(folder: Path, stage: EvaluateInput, asked: Sequence[Asked]) -> None:
     folder.mkdir(parents=True)
-    results = [_result(entry, float(stage.policy.confidence)) for entry in asked]
-    write_json(
-        folder / REPORT,
-        {
-            "champion": stage.champion_version,
-            "confidence": str(stage.policy.confidence),
-            "suites": [result.dump() for result in results],
-        },
-    )
+    write_json(folder / REPORT, report_document(stage, asked))
     with (folder / CASES).open("w", encoding="utf-8") as sink:
-        for line in _case_lines(asked):
+        for line in case_lines(asked):
             sink.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _case_lines(asked: Sequence[Asked]) -> Iterator[dict[str, object]]:
-    for entry in asked:
-        for case, champion, candidate in zip(entry.cases, entry.champion, entry.candidate, strict=True):
-            yield {
-                "suite": entry.suite.name,
-                "case": case.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-                "champion": {"answer": champion, "passes": case.passes(champion)},
-                "candidate": {"answer": candidate, "passes": case.passes(candidate)},
-            }
-
-
-def _decimal(value: float) -> Decimal:
-    return Decimal(repr(value)).quantize(Decimal("0.000001"), rounding=ROUND_HALF_EVEN)
-
-
-def _result(entry: Asked, confidence: float) -> SuiteResult:
-    found = entry.compared(confidence)
-    p_value = Decimal(repr(found.p_value)).quantize(SMALLEST_P)
-    return SuiteResult(
-        name=entry.suite.name, role=entry.suite.role, cases=found.cases, champion=_decimal(found.champion),
-        candidate=_decimal(found.candidate), difference=_decimal(found.difference),
-        lower_bound=_decimal(found.lower_bound), p_value=max(SMALLEST_P, p_value), better=found.better,
-        worse=found.worse,
-    )  # fmt: skip
 
 
 def _report(store: Store, stage: EvaluateInput, uri: str, manifest: Manifest) -> StageReport:
     data = store.get(Location.parse(uri).child(REPORT))
-    results = _RESULTS.validate_python(json.loads(data or b'{"suites": []}')["suites"])
+    results = read_results(data or b'{"suites": []}')
     text = ", ".join(f"{r.name} {float(r.difference) * 100:+.1f} points (p {float(r.p_value):.2g})" for r in results)
     return StageReport(
         stage="evaluate",

@@ -1,0 +1,200 @@
+"""What came of the evaluation: suites, slices and cases in numbers, as the report and the gate read them.
+
+Room: trainer. Pure.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+from functools import cached_property
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ratchet_api.evaluation import Suite
+from ratchet_api.power import cases_needed, discordant_share
+from ratchet_api.stage import EvaluateInput
+from ratchet_api.version import SliceResult, SuiteResult
+from ratchet_trainer.evaluate.statistics import Paired, compare, power
+from ratchet_trainer.scorers import Case
+
+SMALLEST_P = Decimal("0.000000000001")
+"""Resources carry decimals of twelve places; a smaller p is written as this, which is on the safe side."""
+MAX_LOST_SLICES = 2
+"""Lost slices that fit into a termination message, over all suites; the worst ones are kept, so that the gate decides
+as if it saw all."""
+
+_RESULTS: TypeAdapter[list[SuiteResult]] = TypeAdapter(list[SuiteResult])
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The cases of one category."""
+
+    name: str
+    result: Paired
+    upper_bound: float
+    """One-sided upper confidence bound of candidate - champion."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One suite with both sides' answers."""
+
+    suite: Suite
+    cases: Sequence[Case]
+    champion: Sequence[str]
+    candidate: Sequence[str]
+    confidence: float
+
+    @cached_property
+    def passed(self) -> Mapping[str, Sequence[bool]]:
+        """For each side, case by case, whether its answer passes."""
+        return {
+            "champion": [case.passes(answer) for case, answer in zip(self.cases, self.champion, strict=True)],
+            "candidate": [case.passes(answer) for case, answer in zip(self.cases, self.candidate, strict=True)],
+        }
+
+    @cached_property
+    def compared(self) -> Paired:
+        """The paired statistics of passing and failing."""
+        return self._compare(range(len(self.cases)))
+
+    @cached_property
+    def slices(self) -> list[Slice]:
+        """Each category by itself, in the order of their names."""
+        found = []
+        for name in sorted({case.category for case in self.cases if case.category is not None}):
+            chosen = [index for index, case in enumerate(self.cases) if case.category == name]
+            loss = self._compare(chosen, champion="candidate", candidate="champion")
+            found.append(Slice(name, self._compare(chosen), -loss.lower_bound))
+        return found
+
+    def _compare(self, chosen: Sequence[int], champion: str = "champion", candidate: str = "candidate") -> Paired:
+        return compare(
+            [float(self.passed[champion][index]) for index in chosen],
+            [float(self.passed[candidate][index]) for index in chosen],
+            self.confidence,
+            clusters=[self.cases[index].cluster for index in chosen],
+        )
+
+    def fell(self, entry: Slice) -> bool:
+        """Whether a slice has enough cases and its loss is proven and past the margin: what the gate vetoes."""
+        enough = entry.result.cases >= self.suite.slice_min_cases
+        return enough and entry.upper_bound < 0 and entry.result.difference < -float(self.suite.slice_margin)
+
+
+def suite_results(asked: Sequence[Asked]) -> list[SuiteResult]:
+    """What the gate decides by."""
+    lost = [
+        (entry.result.difference + float(one.suite.slice_margin), one.suite.name, entry)
+        for one in asked
+        for entry in one.slices
+        if entry.upper_bound < 0 and entry.result.cases >= one.suite.slice_min_cases
+    ]
+    worst = sorted(lost, key=lambda found: (found[0], found[1], found[2].name))[:MAX_LOST_SLICES]
+    return [_result(one, [entry for _, name, entry in worst if name == one.suite.name]) for one in asked]
+
+
+def _result(one: Asked, lost: Sequence[Slice]) -> SuiteResult:
+    found = one.compared
+    p_value = Decimal(repr(found.p_value)).quantize(SMALLEST_P)
+    return SuiteResult(
+        name=one.suite.name, role=one.suite.role, cases=found.cases, champion=_decimal(found.champion),
+        candidate=_decimal(found.candidate), difference=_decimal(found.difference),
+        lower_bound=_decimal(found.lower_bound), p_value=max(SMALLEST_P, p_value), better=found.better,
+        worse=found.worse,
+        lost_slices=[
+            SliceResult(
+                name=entry.name, cases=entry.result.cases, difference=_decimal(entry.result.difference),
+                upper_bound=_decimal(entry.upper_bound),
+            )
+            for entry in lost
+        ],
+    )  # fmt: skip
+
+
+def report_document(stage: EvaluateInput, asked: Sequence[Asked]) -> dict[str, Any]:
+    """report.json: what the gate sees, and what only people look at."""
+    return {
+        "champion": stage.champion_version,
+        "confidence": str(stage.policy.confidence),
+        "minImprovement": str(stage.policy.min_improvement),
+        "suites": [result.dump() for result in suite_results(asked)],
+        "details": {one.suite.name: _details(one, float(stage.policy.min_improvement)) for one in asked},
+    }
+
+
+def _details(one: Asked, asked_gain: float) -> dict[str, Any]:
+    found, strength = one.compared, Strength.of(one, asked_gain)
+    return {
+        "scorer": one.suite.scorer,
+        "clusters": found.clusters,
+        "designEffect": round(found.design_effect, 3),
+        "power": None if strength is None else round(strength.power, 4),
+        "casesNeeded": None if strength is None else strength.cases_needed,
+        "slices": [
+            {
+                "name": entry.name, "cases": entry.result.cases, "clusters": entry.result.clusters,
+                "champion": round(entry.result.champion, 6), "candidate": round(entry.result.candidate, 6),
+                "difference": round(entry.result.difference, 6), "lowerBound": round(entry.result.lower_bound, 6),
+                "upperBound": round(entry.upper_bound, 6), "enoughCases": entry.result.cases
+                >= one.suite.slice_min_cases, "fell": one.fell(entry),
+            }
+            for entry in one.slices
+        ],
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Strength:
+    """What a suite of this size can show."""
+
+    gain: float
+    """The gain that is asked for."""
+    discordant: float
+    """Share of the cases that change, as this evaluation lets one expect it."""
+    power: float
+    """Chance to prove that gain with as many cases."""
+    cases_needed: int
+    """Cases that prove it in 80 of 100 evaluations; more by the design effect when they come in clusters."""
+
+    @classmethod
+    def of(cls, one: Asked, gain: float) -> "Strength | None":
+        """None when no gain is asked for."""
+        found = one.compared
+        if gain <= 0:
+            return None
+        share = discordant_share(found.better, found.worse, found.cases)
+        effective = max(1, int(found.cases / found.design_effect))
+        needed = cases_needed(gain, share, one.confidence)
+        chance = power(effective, gain, share, one.confidence)
+        return cls(gain, share, chance, int(-(-needed * found.design_effect // 1)))
+
+
+def case_lines(asked: Sequence[Asked]) -> Iterator[dict[str, object]]:
+    """cases.jsonl: every case with both answers."""
+    for one in asked:
+        for index, case in enumerate(one.cases):
+            yield {
+                "suite": one.suite.name,
+                "case": case.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+                "champion": {"answer": one.champion[index], "passes": one.passed["champion"][index]},
+                "candidate": {"answer": one.candidate[index], "passes": one.passed["candidate"][index]},
+            }
+
+
+def changes(one: Asked) -> Counter[tuple[bool, bool]]:
+    """How many cases (champion passes, candidate passes)."""
+    return Counter(zip(one.passed["champion"], one.passed["candidate"], strict=True))
+
+
+def read_results(data: bytes) -> list[SuiteResult]:
+    """The suites of a report.json."""
+    return _RESULTS.validate_python(json.loads(data)["suites"])
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(value)).quantize(Decimal("0.000001"), rounding=ROUND_HALF_EVEN)
