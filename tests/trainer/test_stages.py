@@ -333,7 +333,8 @@ def test_no_sessions_at_all_end_as_skipped(stages: Any, identity: Identity, suit
 def test_sigterm_ends_training_as_preempted(
     stages: Any, identity: Identity, store: Store, bucket: str, base: dict[str, str], tmp_path: Path
 ) -> None:
-    """Live progress is shown while it runs; SIGTERM ends it with 143 and a report, and nothing half-made stays."""
+    """Live progress is shown while it runs; SIGTERM ends it with 143 and a report, and what stays is one
+    whole checkpoint."""
     dataset = tmp_path / "dataset"
     dataset.mkdir()
     row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}]}
@@ -364,7 +365,10 @@ def test_sigterm_ends_training_as_preempted(
     ran = stages.finish(process.wait(timeout=300))
     assert (ran.code, ran.report.reason) == (ExitCode.PREEMPTED, Reason.PREEMPTED)
     assert list((stages.folder / "scratch").iterdir()) == []
-    assert next(iter(store.objects(Location.parse(f"s3://{bucket}/assistant/versions"))), None) is None
+    left = [o.location.key for o in store.objects(Location.parse(f"s3://{bucket}/assistant/versions"))]
+    assert [key.rpartition("/")[2] for key in left] == [MANIFEST, "state.json", "state.safetensors"]
+    assert len({key.rpartition("/")[0] for key in left}) == 1
+    assert "/assistant-1/checkpoints/" in left[0]
 
 
 def test_an_older_version_of_the_same_name_is_not_mistaken_for_this_one(

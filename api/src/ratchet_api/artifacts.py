@@ -33,7 +33,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["model", "adapter", "dataset", "report"]
+    kind: Literal["model", "adapter", "dataset", "report", "checkpoint"]
     """What it is."""
     files: dict[str, FileEntry]
     """Path below the folder -> its digest; `manifest.json` itself is not among them."""

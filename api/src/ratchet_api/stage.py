@@ -7,12 +7,13 @@ MAX_REPORT_BYTES, written to the container's termination message; big things go 
 digest. Exit codes are those of sysexits.h where it has one.
 """
 
+from datetime import timedelta
 from enum import IntEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ratchet_api.base import Digest, Observed, Time
+from ratchet_api.base import Digest, Duration, Observed, Time
 from ratchet_api.cycle import DatasetNumbers
 from ratchet_api.data import AdapterRef, BaseModelRef, Curation, DatasetRef, Sessions
 from ratchet_api.evaluation import EvaluationPolicy, Suite
@@ -84,6 +85,8 @@ class TrainInput(_Input):
     base_model: BaseModelRef
     dataset: DatasetRef
     hyperparameters: Hyperparameters
+    checkpoint_interval: Duration = timedelta(minutes=10)
+    """Zero: only at SIGTERM."""
 
 
 class EvaluateInput(_Input):
@@ -161,3 +164,8 @@ def dataset_uri(storage_uri: str, digest: Digest) -> str:
 def attempt_uri(storage_uri: str, version: str, attempt: int, artifact: Literal["adapter", "report"]) -> str:
     """Folder of what one attempt of a version's stage makes."""
     return f"{storage_uri.rstrip('/')}/versions/{version}/{attempt}/{artifact}"
+
+
+def checkpoints_uri(storage_uri: str, version: str) -> str:
+    """Folder of the checkpoints of a version's training, over all attempts."""
+    return f"{storage_uri.rstrip('/')}/versions/{version}/checkpoints"

@@ -85,3 +85,6 @@ class Training(StageJob):
 
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
     """What determines the weights."""
+    checkpoint_interval: Duration = timedelta(minutes=10)
+    """How often the state of the training is saved, at most a twentieth of the time; "0s": only when it has to give
+    way. A training that was killed goes on from there, and ends with the same bytes."""

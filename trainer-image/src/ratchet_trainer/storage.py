@@ -40,13 +40,14 @@ _FORBIDDEN = {
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
-Input = Literal["model", "dataset", "adapter"]
+Input = Literal["model", "dataset", "adapter", "checkpoint"]
 """Kinds that stages read."""
 
 _MISSING: dict[Input, tuple[Reason, str, str]] = {
     "model": (Reason.MISSING_BASE_MODEL, "base model", "baseModel.uri"),
     "dataset": (Reason.MISSING_DATASET, "dataset", "dataset.uri"),
     "adapter": (Reason.MISSING_ADAPTER, "adapter", "adapter.uri"),
+    "checkpoint": (Reason.INFRASTRUCTURE_ERROR, "checkpoint", "nothing"),
 }
 
 
@@ -228,6 +229,13 @@ class Store:
         if winner is None:
             raise TryAgain(f"{uri}/{MANIFEST} came and went while it was written: run the stage again")
         return winner
+
+    def remove(self, folder: Location) -> None:
+        """Deletes everything below a folder; manifests first, so that what is half gone does not exist."""
+        found = [entry.location for entry in self.objects(folder)]
+        for location in sorted(found, key=lambda entry: (not entry.key.endswith(f"/{MANIFEST}"), entry.key)):
+            with self._errors(location):
+                self._client.delete_object(Bucket=location.bucket, Key=location.key)
 
     def _upload(self, path: Path, location: Location) -> None:
         with self._errors(location):

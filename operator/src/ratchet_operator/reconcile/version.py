@@ -255,6 +255,7 @@ class VersionPass:
             base_model=cycle.spec.base_model,
             dataset=dataset,
             hyperparameters=retries.shrink(asked, attempts.out_of_memory) or asked,
+            checkpoint_interval=cycle.spec.training.checkpoint_interval,
         )
         image = self.ctx.settings.images.trainer
         return StageRequest(cycle, self._owner(), work, cycle.spec.training, image, cycle.spec.base_model)

@@ -11,40 +11,22 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from ratchet_api.training import Hyperparameters
-from ratchet_trainer.errors import UserError
+from ratchet_trainer.errors import DataError, Preempted
+from ratchet_trainer.train.divergence import Watch, not_finite
 from ratchet_trainer.train.encode import Example
+from ratchet_trainer.train.interrupt import uninterrupted
 from ratchet_trainer.train.packing import PackedBatch, pack, plan
+from ratchet_trainer.train.record import StepRecord
 
 SPEED_STEPS = 20
 """Speed is a mean over this many last steps; the reported loss over as many, but over no more than a fifth of all."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimiser step."""
-
-    step: int
-    """From 1."""
-    steps: int
-    loss: float
-    """Mean over the step's supervised tokens."""
-    learning_rate: float
-    gradient_norm: float
-    """Before clipping."""
-    tokens: int
-    """Supervised tokens of the step."""
-    tokens_per_second: float
-    """Supervised tokens, over the last steps."""
-    seconds: float
-    """Since the first step began."""
-    eta: float
-    """Seconds that remain."""
 
 
 @dataclass(frozen=True)
@@ -134,46 +116,166 @@ def _batches(examples: Sequence[Example], hyper: Hyperparameters) -> Iterator[li
             yield [examples[index] for index in order[start : start + size]]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A training between two steps: with it the rest gives the same bytes as if it had never been interrupted."""
+
+    last: StepRecord
+    """The last step done."""
+    tensors: dict[str, torch.Tensor]
+    """Adapter, AdamW's moments and step counts, states of the random generators; by `kind/name`."""
+    recent: list[tuple[float, int, float]]
+    """Loss, supervised tokens and seconds of the last steps."""
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.last.step
+
+
+class Keeper(Protocol):
+    """Who keeps snapshots."""
+
+    def offer(self, snapshot: Callable[[], Snapshot]) -> None:
+        """After each step: takes a snapshot when one is due."""
+
+    def rescue(self, snapshot: Callable[[], Snapshot]) -> None:
+        """The training has to leave now."""
+
+
+class _State:
+    """Model, optimiser and what a snapshot has of them."""
+
+    def __init__(self, model: Any, hyper: Hyperparameters, device: torch.device) -> None:
+        self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.trainable = list(self._named.values())
+        self.optimizer = torch.optim.AdamW(self.trainable, lr=0.0, weight_decay=float(hyper.weight_decay))
+        self._device = device
+        self.last: StepRecord | None = None
+        self.recent: list[tuple[float, int, float]] = []
+        self._random = self._random_state()
+
+    def apply(self, rate: float) -> None:
+        """One optimiser step with the gradients that there are."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return 0 if self.last is None else self.last.step
+
+    def finished(self, record: StepRecord, recent: list[tuple[float, int, float]]) -> None:
+        """A step is over."""
+        self.last, self.recent = record, recent
+        # Kept here and not read later: an interrupted step has drawn from the generators already.
+        self._random = self._random_state()
+
+    def _random_state(self) -> dict[str, torch.Tensor]:
+        states = {"random/cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            states["random/device"] = torch.cuda.get_rng_state(self._device)
+        return states
+
+    def snapshot(self) -> Snapshot:
+        """All of it, as it was after the last whole step, of which there is at least one."""
+        assert self.last is not None
+        tensors = dict(self._random)
+        for name, parameter in self._named.items():
+            tensors[f"parameter/{name}"] = parameter.detach()
+            tensors |= {f"{kind}/{name}": value for kind, value in self.optimizer.state[parameter].items()}
+        return Snapshot(self.last, tensors, self.recent)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """As it was. Raises DataError for a snapshot of another model."""
+        kinds = ("parameter", *_MOMENTS)
+        wanted = {f"{kind}/{name}" for kind in kinds for name in self._named} | set(self._random)
+        if set(snapshot.tensors) != wanted:
+            raise DataError(f"the checkpoint of step {snapshot.step} is of another model: remove it")
+        with torch.no_grad():
+            for name, parameter in self._named.items():
+                parameter.copy_(snapshot.tensors[f"parameter/{name}"])
+                moments = {kind: snapshot.tensors[f"{kind}/{name}"].clone() for kind in _MOMENTS}
+                state = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
+                self.optimizer.state[parameter] = state
+        torch.set_rng_state(snapshot.tensors["random/cpu"])
+        if "random/device" in snapshot.tensors:
+            torch.cuda.set_rng_state(snapshot.tensors["random/device"], self._device)
+        self.last, self.recent = snapshot.last, list(snapshot.recent)
+        self._random = self._random_state()
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW remembers of a parameter."""
+
+
 def run(
     model: Any,
     examples: Sequence[Example],
     hyper: Hyperparameters,
     forward: Forward,
     on_step: Callable[[StepRecord], None],
+    keeper: Keeper | None = None,
+    resume: Snapshot | None = None,
 ) -> StepRecord:
     """Trains the adapter of `model` and gives back the last step's record, its loss being the mean of the last steps.
 
-    Raises UserError when the loss is no number any more.
+    With `resume` it goes on from there. When it is told to leave (Preempted), `keeper` gets the state after the last
+    whole step first. Raises UserError when the loss is no number any more, or rises for good.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=0.0, weight_decay=float(hyper.weight_decay))
+    state = _State(model, hyper, forward.device)
+    if resume is not None:
+        state.restore(resume)
     steps = steps_of(len(examples), hyper)
-    limit = float(hyper.max_grad_norm) or math.inf
     model.train()
-    began = time.monotonic()
-    recent: list[tuple[float, int, float]] = []
-    record: StepRecord | None = None
-    for step, batch in enumerate(_batches(examples, hyper)):
-        rate = learning_rate(step, steps, float(hyper.warmup_ratio), float(hyper.learning_rate))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        started = time.monotonic()
-        loss, tokens = _backward(model, batch, hyper.micro_batch, forward)
-        norm = float(torch.nn.utils.clip_grad_norm_(trainable, limit))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise _diverged(step + 1, rate, loss, norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    began = time.monotonic() - (0.0 if state.last is None else state.last.seconds)
+    watch = Watch(steps, hyper)
+    try:
+        for batch in islice(_batches(examples, hyper), state.step, None):
+            record = _step(state, model, batch, hyper, forward, steps, began, on_step)
+            watch.look(record)
+            if keeper is not None and record.step < steps:
+                keeper.offer(state.snapshot)
+    except Preempted:
+        if keeper is not None and state.step:
+            keeper.rescue(state.snapshot)
+        raise
+    assert state.last is not None
+    return _with_mean_loss(state.last, state.recent[-math.ceil(steps / 5) :])
+
+
+def _step(
+    state: _State,
+    model: Any,
+    batch: Sequence[Example],
+    hyper: Hyperparameters,
+    forward: Forward,
+    steps: int,
+    began: float,
+    on_step: Callable[[StepRecord], None],
+) -> StepRecord:
+    """One optimiser step; what it changes is changed as a whole, or not at all."""
+    step = state.step
+    rate = learning_rate(step, steps, float(hyper.warmup_ratio), float(hyper.learning_rate))
+    started = time.monotonic()
+    loss, tokens = _backward(model, batch, hyper.micro_batch, forward)
+    norm = float(torch.nn.utils.clip_grad_norm_(state.trainable, float(hyper.max_grad_norm) or math.inf))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise not_finite(step + 1, rate, loss, norm, hyper)
+    with uninterrupted():
+        state.apply(rate)
         now = time.monotonic()
-        recent = [*recent, (loss, tokens, now - started)][-SPEED_STEPS:]
+        recent = [*state.recent, (loss, tokens, now - started)][-SPEED_STEPS:]
         busy = sum(entry[2] for entry in recent)
         record = StepRecord(
             step + 1, steps, loss, rate, norm, tokens, sum(entry[1] for entry in recent) / max(busy, 1e-9),
             now - began, busy / len(recent) * (steps - step - 1),
         )  # fmt: skip
+        state.finished(record, recent)
         on_step(record)
-    assert record is not None
-    return _with_mean_loss(record, recent[-math.ceil(steps / 5) :])
+    return record
 
 
 def _backward(model: Any, batch: Sequence[Example], micro_batch: int, forward: Forward) -> tuple[float, int]:
@@ -195,11 +297,3 @@ def _with_mean_loss(record: StepRecord, recent: Sequence[tuple[float, int, float
         record.step, record.steps, mean, record.learning_rate, record.gradient_norm, record.tokens,
         record.tokens_per_second, record.seconds, 0.0,
     )  # fmt: skip
-
-
-def _diverged(step: int, rate: float, loss: float, norm: float) -> UserError:
-    what = "loss" if not math.isfinite(loss) else "gradient"
-    return UserError(
-        f"the {what} is {loss if what == 'loss' else norm} at step {step} (learning rate {rate:.2g}): lower "
-        'training.hyperparameters.learningRate (a tenth is a good start), or write precision: "fp32"'
-    )

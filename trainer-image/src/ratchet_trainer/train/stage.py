@@ -10,15 +10,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratchet_api.artifacts import Manifest
 from ratchet_api.reasons import Reason
-from ratchet_api.stage import StageReport, TrainInput, attempt_uri
+from ratchet_api.stage import StageReport, TrainInput, attempt_uri, checkpoints_uri
 from ratchet_api.version import Artifact, Provenance, TrainingStatus
 from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import stop_ids
@@ -28,6 +28,10 @@ from ratchet_trainer.loading import load_model, load_tokenizer, pick_device, use
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LocalModel, resolve_base
 from ratchet_trainer.storage import Store
+from ratchet_trainer.train.record import StepRecord
+
+if TYPE_CHECKING:
+    from ratchet_trainer.train.checkpoint import Checkpoints
 
 log = logging.getLogger("ratchet")
 
@@ -39,6 +43,8 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
 
     Raises StageError's children.
     """
+    from ratchet_trainer.train.checkpoint import Checkpoints
+
     recipe = _recipe(stage)
     uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "adapter")
     finished = store.manifest(uri, "adapter")
@@ -53,9 +59,13 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
     base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)
     dataset = store.fetch(stage.dataset.uri, "dataset", stage.dataset.digest, scratch / "dataset", _check_dataset)
     adapter, logs = scratch / "adapter", scratch / "logs"
-    numbers = _train(stage, base, scratch / "dataset" / TRAIN, adapter, logs, progress)
     inputs = {"recipe": recipe, "base": base.digest, "dataset": dataset.digest}
-    return _report(uri, store.publish(adapter, uri, "adapter", inputs, numbers, beside=[logs]))
+    place = checkpoints_uri(stage.identity.storage_uri, stage.identity.version)
+    checkpoints = Checkpoints(store, place, recipe, inputs, stage.checkpoint_interval, scratch)
+    numbers = _train(stage, base, scratch / "dataset" / TRAIN, adapter, logs, progress, checkpoints)
+    made = store.publish(adapter, uri, "adapter", inputs, numbers, beside=[logs])
+    checkpoints.clear()
+    return _report(uri, made)
 
 
 def _recipe(stage: TrainInput) -> str:
@@ -74,7 +84,13 @@ def _check_dataset(folder: Path) -> None:
 
 
 def _train(
-    stage: TrainInput, base: LocalModel, rows_file: Path, adapter: Path, logs: Path, progress: Progress
+    stage: TrainInput,
+    base: LocalModel,
+    rows_file: Path,
+    adapter: Path,
+    logs: Path,
+    progress: Progress,
+    checkpoints: "Checkpoints",
 ) -> dict[str, int | float | str]:
     """The training itself; gives back the numbers for the manifest."""
     import torch
@@ -93,8 +109,12 @@ def _train(
     rows = read_rows(rows_file, f"{stage.dataset.uri}/{TRAIN}")
     encoded = encode.encode_rows(tokenizer, rows, stops, hyper.cutoff, name)
     model = loop.add_lora(model, hyper)
-    packed = loop.packs_exactly(model, encoded.examples, device)
-    chosen = precision.choose(hyper.precision, model, encoded.examples, device, hyper.micro_batch)
+    earlier = checkpoints.latest()
+    if earlier is None:
+        packed = loop.packs_exactly(model, encoded.examples, device)
+        chosen = precision.choose(hyper.precision, model, encoded.examples, device, hyper.micro_batch)
+    else:
+        packed, chosen = earlier.packed, earlier.precision
     if hyper.gradient_checkpointing == "on" or (hyper.gradient_checkpointing == "auto" and on_gpu):
         loop.checkpoint(model)
     log.info(
@@ -104,8 +124,10 @@ def _train(
 
     torch.manual_seed(hyper.seed)
     forward = loop.Forward(device, packed, torch.bfloat16 if chosen == "bf16" else None)
-    with _Journal(logs, progress) as journal:
-        last = loop.run(model, encoded.examples, hyper, forward, journal.note)
+    with _Journal(logs, progress, () if earlier is None else earlier.records) as journal:
+        checkpoints.begin(chosen, packed, lambda: journal.records)
+        resume = None if earlier is None else earlier.snapshot
+        last = loop.run(model, encoded.examples, hyper, forward, journal.note, checkpoints, resume)
     _save(model, adapter, name)
     left_out = {f"leftOut.{reason}": count for reason, count in encoded.left_out.items()}
     return {
@@ -118,10 +140,11 @@ def _train(
 class _Journal:
     """Where each step is written down: log, Prometheus, TensorBoard, loss.json."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, progress: Progress, earlier: Sequence[StepRecord]) -> None:
         self._folder = folder
         self._progress = progress
-        self._records: list[dict[str, object]] = []
+        self._earlier = earlier
+        self.records: list[StepRecord] = []
         self._said = 0.0
 
     def __enter__(self) -> "_Journal":
@@ -129,19 +152,25 @@ class _Journal:
 
         self._folder.mkdir(parents=True, exist_ok=True)
         self._board: Any = SummaryWriter(str(self._folder / "tensorboard"))
+        for record in self._earlier:
+            self._draw(record)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._board.close()
-        write_json(self._folder / "loss.json", self._records)
+        rows = [{key: round(value, 6) for key, value in asdict(record).items()} for record in self.records]
+        write_json(self._folder / "loss.json", rows)
 
-    def note(self, record: Any) -> None:
-        """One step; a line in the log every few seconds."""
+    def _draw(self, record: StepRecord) -> None:
+        self.records.append(record)
         values = asdict(record)
-        self._records.append({key: round(value, 6) for key, value in values.items()})
-        self._progress.update(record.step, record.steps, record.loss, record.tokens_per_second, record.eta)
         for key in ("loss", "learning_rate", "gradient_norm", "tokens_per_second"):
             self._board.add_scalar(f"train/{key}", values[key], record.step)
+
+    def note(self, record: StepRecord) -> None:
+        """One step; a line in the log every few seconds."""
+        self._draw(record)
+        self._progress.update(record.step, record.steps, record.loss, record.tokens_per_second, record.eta)
         now = time.monotonic()
         if now - self._said >= LOG_EVERY_SECONDS or record.step in (1, record.steps):
             self._said = now
