@@ -53,10 +53,11 @@ async def test_a_pod_that_goes_down_is_replaced_before_the_first_byte(
     bad, good = await pods(make_arm, 2)
     bad.behaviour = behaviour
     front = await make_front(table_of([bad, good]))
-    responses = [await front.ask(stream=stream) for _ in range(8)]
+    # Which of two idle pods is asked is chance: so many requests never miss one of them.
+    responses = [await front.ask(stream=stream) for _ in range(64)]
     assert {response.status for response in responses} == {200}
     assert all([b"pod" in await response.read() for response in responses])
-    assert len(good.requests) == 8
+    assert len(good.requests) == 64
     assert bad.requests, "it was tried"
 
 
