@@ -20,6 +20,7 @@ from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
 from ratchet_trainer.dataset import write_json
 from ratchet_trainer.errors import UserError
+from ratchet_trainer.evaluate import page
 from ratchet_trainer.evaluate.memory import Asking, Memory
 from ratchet_trainer.evaluate.results import Asked, case_lines, read_results, report_document
 from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
@@ -33,6 +34,7 @@ log = logging.getLogger("ratchet")
 
 REPORT = "report.json"
 CASES = "cases.jsonl"
+PAGE = "report.html"
 
 
 def run(
@@ -185,6 +187,7 @@ class _Ticker:
 def _write(folder: Path, stage: EvaluateInput, asked: Sequence[Asked]) -> None:
     folder.mkdir(parents=True)
     write_json(folder / REPORT, report_document(stage, asked))
+    (folder / PAGE).write_text(page.render(stage, asked), encoding="utf-8")
     with (folder / CASES).open("w", encoding="utf-8") as sink:
         for line in case_lines(asked):
             sink.write(json.dumps(line, ensure_ascii=False) + "\n")
