@@ -92,6 +92,7 @@ images: ## build the operator, gateway and trainer images (docker, podman or bui
 bench: $(STAMP) ## the benchmarks, both sides in one run
 	@"$(PY)" benchmarks/gateway/run.py
 	@"$(PY)" benchmarks/curation/run.py
+	@"$(PY)" benchmarks/generation/run.py
 
 .PHONY: lock
 lock: $(STAMP) ## pin the dependencies of pyproject.toml anew

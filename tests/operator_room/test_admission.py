@@ -29,7 +29,13 @@ HYPERPARAMETERS = {
 }
 EVALUATION = {
     "suites": [
-        {"name": "t", "role": "target", "margin": "0.1", "cases": {"configMap": {"name": "suites", "key": "t.jsonl"}}}
+        {
+            "name": "t",
+            "role": "target",
+            "margin": "0.1",
+            "sliceMargin": "0.1",
+            "cases": {"configMap": {"name": "suites", "key": "t.jsonl"}},
+        }
     ],
     "minImprovement": "0.01",
     "confidence": "0.95",
@@ -56,7 +62,7 @@ def full_cycle(namespace: str) -> JSON:
             "bursts": {"maxShare": "0.5"},
         },
         curateJob=JOB,
-        training=JOB | {"hyperparameters": HYPERPARAMETERS},
+        training=JOB | {"hyperparameters": HYPERPARAMETERS, "checkpointInterval": "10m"},
         evaluation=EVALUATION | JOB,
         serving={"pod": POD, "version": "assistant-0"},
         promotion={"mode": "Approval", "expiry": "7d"},
