@@ -335,6 +335,14 @@ def test_the_same_seed_gives_the_same_bytes(tiny: Path, examples: list[Example],
     assert sorted(p.name for p in (tmp_path / "0").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
+@pytest.mark.parametrize(("stabilized", "factor"), [(False, 16 / 64), (True, 16 / 8)])
+def test_rank_stabilized_lora_divides_by_the_root_of_the_rank(model: Any, stabilized: bool, factor: float) -> None:
+    made = add_lora(model, hyper(lora=Lora(rank=64, alpha=16, rank_stabilized=stabilized)))
+    scales = {module.scaling["default"] for module in made.modules() if hasattr(module, "lora_A")}
+    assert scales == {factor}
+    assert made.peft_config["default"].use_rslora is stabilized
+
+
 def test_a_loss_that_is_no_number_says_what_to_change(tiny: Path, examples: list[Example]) -> None:
     with pytest.raises(UserError, match=r"at step \d+ .*lower training.hyperparameters.learningRate"):
         train(tiny, examples * 20, hyper(learning_rate=Decimal("1e20"), max_grad_norm=Decimal(0), epochs=2))

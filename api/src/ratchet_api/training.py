@@ -20,7 +20,10 @@ class Lora(Model):
     rank: Annotated[int, Field(ge=1, le=512)] = 8
     """Rank of the update matrices."""
     alpha: Annotated[int, Field(ge=1, le=2048)] = 16
-    """Scale of the update; the effective factor is alpha / rank."""
+    """Scale of the update; the effective factor is alpha / rank (see rankStabilized)."""
+    rank_stabilized: bool = False
+    """Scales the update by alpha / sqrt(rank) instead of alpha / rank, so that high ranks learn as fast as low ones
+    (rsLoRA: Kalajdzievski 2023, arXiv:2312.03732)."""
     dropout: Fraction = Decimal("0.1")
     """Dropout on the adapter's input."""
     target: Literal["all-linear"] = "all-linear"

@@ -56,7 +56,7 @@ def add_lora(model: Any, hyper: Hyperparameters) -> Any:
     torch.manual_seed(hyper.seed)
     config = LoraConfig(
         r=hyper.lora.rank, lora_alpha=hyper.lora.alpha, lora_dropout=float(hyper.lora.dropout),
-        target_modules=hyper.lora.target, bias="none", task_type="CAUSAL_LM",
+        target_modules=hyper.lora.target, use_rslora=hyper.lora.rank_stabilized, bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     return get_peft_model(model, config, autocast_adapter_dtype=True)
 
