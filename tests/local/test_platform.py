@@ -15,7 +15,16 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from ratchet_local import AlreadyRunning, ImageEnv, LocalError, NotRunning, Platform, PlatformConfig, PlatformError
+from ratchet_local import (
+    AlreadyRunning,
+    ImageEnv,
+    LocalError,
+    NotRunning,
+    Platform,
+    PlatformConfig,
+    PlatformError,
+    S3Access,
+)
 from ratchet_local.processes import instance, marked
 
 from .conftest import Cluster, condition, container_of, python_pod, until
@@ -65,6 +74,14 @@ def test_s3_conditional_writes_and_credentials(platform: Platform) -> None:
         stranger.list_objects_v2(Bucket="proofs")
     with pytest.raises(ValueError, match="too short"):
         platform.s3.create_bucket("ab")
+
+
+def test_many_buckets(s3: S3Access) -> None:
+    """Every bucket is a collection with volumes of its own: their number must not hang on the free disk."""
+    client = s3.client()
+    for number in range(80):
+        s3.create_bucket(f"many-{number}")
+        client.put_object(Bucket=f"many-{number}", Key="a", Body=b"one")
 
 
 def test_outage_of_s3_and_prometheus(platform: Platform) -> None:

@@ -357,6 +357,8 @@ def s3_server(site: _Site, access: S3Access) -> Component:
             # The answer to a missing bucket must be NoSuchBucket, as on any other S3.
             "-s3.autoCreateBucket=false",
             "-volume.preStopSeconds=0",
+            # Each bucket takes a volume of its own, and what it reckons from the free disk may be a few dozen.
+            "-volume.max=10000",
         ),
         # Without a signature the server refuses: a refusal proves that it is up and that it checks.
         Ready(f"{access.endpoint}/", statuses=frozenset({200, 403})),
