@@ -120,19 +120,19 @@ def test_an_interrupted_story_leaves_nothing_behind_but_its_summary(
 ) -> None:
     state = tmp_path / "state"
     # Tests that run in the background have Ctrl-C ignored, and children inherit that.
-    process = subprocess.Popen(
+    with subprocess.Popen(
         demo(repository, state, "--until", "1"),
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "kube-apiserver is ready" in line:
-            process.send_signal(number)
-            break
-    process.stdout.read()
-    assert process.wait(120) == 130
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "kube-apiserver is ready" in line:
+                process.send_signal(number)
+                break
+        process.stdout.read()
+        assert process.wait(120) == 130
     summary = json.loads((state / "summary.json").read_text(encoding="utf-8"))
     assert (summary["ok"], summary["error"]) == (False, "interrupted")
     assert still_running(state) == []
