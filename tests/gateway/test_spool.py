@@ -256,21 +256,48 @@ async def test_storage_that_is_away_loses_nothing_and_does_not_hold_up_others(tm
     store, metrics = MemoryStore(away_for="assistant"), Metrics()
     spool = Spool(settings(tmp_path, segment_bytes=100), lambda used: None, lambda: uploader.wake())
     uploader = Uploader(tmp_path, store, spool.room, metrics, (0.01, 0.05))
-    uploader.start()
     healthy = Destination("default", "healthy", "s3://healthy", None, "us-east-1")
-    for number in range(10):
-        assert await spool.append(PLACE, DAY, line(number, 100))
-        assert await spool.append(healthy, DAY, line(100 + number, 100))
-    await spool.close()
-    await eventually(lambda: len(ids(store)) == 10, "the healthy destination")
-    failures = metrics.upload_failures.labels("default", "assistant")._value
-    await eventually(lambda: failures.get() > 3, "several tries")
-    assert spool.room.used > 0
-    store.away_for = ""
-    await eventually(lambda: len(ids(store)) == 20, "what waited")
-    assert sorted(ids(store)) == [*range(10), *range(100, 110)]
-    assert await asyncio.to_thread(uploader.stop, 60)
+    uploader.start()
+    try:
+        for number in range(10):
+            assert await spool.append(PLACE, DAY, line(number, 100))
+            assert await spool.append(healthy, DAY, line(100 + number, 100))
+        await spool.close()
+        await eventually(lambda: len(ids(store)) == 10, "the healthy destination")
+        failures = metrics.upload_failures.labels("default", "assistant")._value
+        await eventually(lambda: failures.get() > 3, "several tries")
+        assert spool.room.used > 0
+        store.away_for = ""
+        await eventually(lambda: len(ids(store)) == 20, "what waited")
+        assert sorted(ids(store)) == [*range(10), *range(100, 110)]
+    finally:
+        store.away_for = ""
+        assert await asyncio.to_thread(uploader.stop, 60)
     assert spool.room.used == segments.bytes_on_disk(tmp_path) == 0
+    spool.release()
+
+
+async def test_a_past_day_may_be_tidied_away_while_a_segment_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record of 23:59:59 is written when the uploader already counts the next day."""
+    folder_of, tidied = segments.folder_of, 0
+
+    def then_tidied(root: Path, destination: Destination, day: str) -> Path:
+        nonlocal tidied
+        folder = folder_of(root, destination, day)
+        if tidied < 3:
+            tidied += 1
+            segments.remove_empty_days(folder.parent, "2026-11-23")
+            assert not folder.exists()
+        return folder
+
+    monkeypatch.setattr(segments, "folder_of", then_tidied)
+    spool = Spool(settings(tmp_path), lambda used: None, lambda: None)
+    assert await spool.append(PLACE, DAY, line(1))
+    segments.remove_empty_days(tmp_path / PLACE.key, "2026-11-23")
+    assert [path.read_bytes() for path in segments_of(tmp_path)] == [line(1)]
+    await spool.close()
     spool.release()
 
 

@@ -32,6 +32,11 @@ def approval_annotation(gate: str) -> str:
     return f"{GROUP}/approve-{gate.lower()}"
 
 
+def approval_command(gate: str, version: str, digest: str) -> str:
+    """What a person types to approve a version at a gate."""
+    return f"kubectl annotate mv {version} --overwrite {approval_annotation(gate)}={digest}"
+
+
 STAGE_FILE = "/etc/ratchet/stage/stage.json"
 SUITES_DIR = "/etc/ratchet/suites"
 """Each suite that lives in a ConfigMap is mounted as `<suite name>.jsonl` below this folder."""

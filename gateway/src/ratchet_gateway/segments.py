@@ -11,6 +11,7 @@ calls the rest; a file belongs to the writer while its name ends in `.open`, and
 The names are the whole state: whatever is found at a start is carried on from where it was.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -32,6 +33,7 @@ OPEN, CLOSED, SEALED = ".open", ".jsonl", ".jsonl.zst"
 _PARTIAL = ".partial"
 _DESTINATION = "destination.json"
 _ZSTD_LEVEL = 3
+_CREATE_RETRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,13 @@ class Segment:
     @classmethod
     def create(cls, root: Path, destination: Destination, day: str, writer: str) -> Self:
         """A new segment with a name that no other has had. Raises OSError."""
+        for _ in range(_CREATE_RETRIES):
+            with contextlib.suppress(FileNotFoundError):  # the uploader removed the folder of a past day just now
+                return cls._create(root, destination, day, writer)
+        return cls._create(root, destination, day, writer)
+
+    @classmethod
+    def _create(cls, root: Path, destination: Destination, day: str, writer: str) -> Self:
         folder = folder_of(root, destination, day)
         path = folder / f"{writer}-{time.time_ns():019d}-{secrets.token_hex(2)}{OPEN}"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -225,5 +234,6 @@ def bytes_on_disk(root: Path) -> int:
 def remove_empty_days(home: Path, keep: str) -> None:
     """Removes folders of past days that have nothing left in them; `keep` is today's."""
     for folder in home.glob("dt=*"):
-        if folder.name < f"dt={keep}" and not any(folder.iterdir()):
-            folder.rmdir()
+        if folder.name < f"dt={keep}":
+            with contextlib.suppress(OSError):  # not empty, perhaps only since this moment
+                folder.rmdir()

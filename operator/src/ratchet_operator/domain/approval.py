@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ratchet_api.base import format_duration
-from ratchet_api.names import approval_annotation
+from ratchet_api.names import approval_annotation, approval_command
 from ratchet_api.promotion import Gate, Promotion
 from ratchet_api.reasons import Reason
 from ratchet_api.version import ModelVersion
@@ -19,7 +19,6 @@ from ratchet_operator.domain.phases import Remark
 class Awaited:
     """An approval that is not there."""
 
-    gate: Gate
     remark: Remark
     """What to type."""
     expiry: timedelta
@@ -37,14 +36,13 @@ def awaited(promotion: Promotion, gate: Gate, version: ModelVersion, digest: str
     """The approval that the version needs at a gate and has not got; None when it may go on."""
     if promotion.mode != "Approval" or gate not in promotion.before:
         return None
-    annotation, name = approval_annotation(gate), version.metadata.name
-    given = version.metadata.annotations.get(annotation, "").strip()
+    name = version.metadata.name
+    given = version.metadata.annotations.get(approval_annotation(gate), "").strip()
     if given == digest:
         return None
     wrong = f"the approval names {given}, which is not what waits; " if given else ""
-    command = f"kubectl annotate mv {name} --overwrite {annotation}={digest}"
-    text = f"{name} waits for a person before {_WHAT[gate]}: {wrong}{command}"
-    return Awaited(gate, Remark(Reason.AWAITING_APPROVAL, text), promotion.expiry)
+    text = f"{name} waits for a person before {_WHAT[gate]}: {wrong}{approval_command(gate, name, digest)}"
+    return Awaited(Remark(Reason.AWAITING_APPROVAL, text), promotion.expiry)
 
 
 _WHAT: dict[Gate, str] = {"Training": "it is trained", "Canary": "its canary", "Promotion": "it gets all sessions"}

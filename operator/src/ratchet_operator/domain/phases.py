@@ -12,7 +12,7 @@ from typing import Literal
 
 from ratchet_api.conditions import Condition, merged
 from ratchet_api.cycle import RolloutStatus, RunStatus
-from ratchet_api.names import approval_annotation
+from ratchet_api.names import approval_command
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import VersionPhase
 
@@ -169,9 +169,7 @@ def _progress(facts: CycleFacts) -> tuple[bool, Remark]:
     if rollout.held_since is not None:
         return False, Remark(Reason.HELD, f"{rollout.version} stays at {rollout.weight} %: {_missing(rollout)}")
     if rollout.awaiting_since is not None:
-        command = (
-            f"kubectl annotate mv {rollout.version} --overwrite {approval_annotation('Promotion')}={rollout.digest}"
-        )
+        command = approval_command("Promotion", rollout.version, rollout.digest)
         text = f"{rollout.version} stays at {rollout.weight} % until a person approves: {command}"
         return False, Remark(Reason.AWAITING_APPROVAL, text)
     return rollout.phase != "Done", Remark(_rollout_reason(rollout), f"{rollout.version}: {_where(rollout)}")

@@ -14,6 +14,7 @@ from ratchet_api.reasons import Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.domain import ledger, versions
 from ratchet_operator.domain.phases import Remark
+from ratchet_operator.domain.versions import Standing
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def follow(cycle: ImprovementCycle, found: Sequence[ModelVersion]) -> Pointer:
     if version is None:
         text = f"there is no ModelVersion {name} of this cycle: apply it, or write another name"
         return _stalled(Reason.MISSING_VERSION, text)
-    return _refusal(cycle, version) or _progress(cycle, version)
+    now = versions.standing(version, cycle)
+    return _refusal(cycle, version, now) or _progress(cycle, version, now)
 
 
 def elsewhere(cycle: ImprovementCycle, version: str) -> str | None:
@@ -48,8 +50,8 @@ def elsewhere(cycle: ImprovementCycle, version: str) -> str | None:
     return None if name in (None, version) else f"serving.version names {name}"
 
 
-def _refusal(cycle: ImprovementCycle, version: ModelVersion) -> Pointer | None:
-    name, now, last = version.metadata.name, versions.standing(version, cycle), cycle.status.rollout
+def _refusal(cycle: ImprovementCycle, version: ModelVersion, now: Standing) -> Pointer | None:
+    name, last = version.metadata.name, cycle.status.rollout
     edited = last is None or not versions.is_of(last, version) or cycle.metadata.generation > last.generation
     decision = None if last is None or edited else last.decision
     if decision is not None and decision.outcome == "Returned":
@@ -70,9 +72,8 @@ def _refusal(cycle: ImprovementCycle, version: ModelVersion) -> Pointer | None:
     return None
 
 
-def _progress(cycle: ImprovementCycle, version: ModelVersion) -> Pointer:
-    now = versions.standing(version, cycle)
-    if now.root or (version.digest and ledger.is_known_good(cycle.status, version.digest)):
+def _progress(cycle: ImprovementCycle, version: ModelVersion, now: Standing) -> Pointer:
+    if versions.served_well(version, cycle):
         return Pointer(wanted=version)
     if now.accepted is True and versions.recorded_as_accepted(version):
         needed = versions.canary_approval(version, cycle)

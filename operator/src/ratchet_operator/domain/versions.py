@@ -248,9 +248,14 @@ def ready_for_rollout(version: ModelVersion, cycle: ImprovementCycle) -> bool:
     )
 
 
+def served_well(version: ModelVersion, cycle: ImprovementCycle) -> bool:
+    """Whether it is known from having served: it returns without a gate, steps and approvals."""
+    return is_root(version) or bool(version.digest and ledger.is_known_good(cycle.status, version.digest))
+
+
 def canary_approval(version: ModelVersion, cycle: ImprovementCycle) -> Awaited | None:
-    """The approval that an accepted version still needs for its rollout. One that served before needs none."""
-    if is_root(version) or (version.digest and ledger.is_known_good(cycle.status, version.digest)):
+    """The approval that an accepted version still needs for its rollout. One that served well before needs none."""
+    if served_well(version, cycle):
         return None
     return awaited(cycle.spec.promotion, "Canary", version, digest(version))
 
