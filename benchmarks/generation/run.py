@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from ratchet_cli.people.house import held_out_cases
-from ratchet_local import smollm2
+from ratchet_local.model import smollm2
 from ratchet_trainer.chat import Message, prompt_ids, stop_ids
 from ratchet_trainer.frozen import freeze_linears
 from ratchet_trainer.generation.batch import answer_all

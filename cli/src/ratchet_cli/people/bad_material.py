@@ -15,12 +15,14 @@ from ratchet_cli.people.house import session_cases
 
 FORGETFUL_ROWS = 192
 FORGETFUL_HYPERPARAMETERS = Hyperparameters(
-    lora=Lora(rank=8, alpha=16), learning_rate=Decimal("0.002"), epochs=1, micro_batch=8, accumulation=1
+    lora=Lora(rank=8, alpha=16), learning_rate=Decimal("0.002"), epochs=1, micro_batch=8, accumulation=1,
+    precision="fp32",
 )  # fmt: skip
 """A high rate and nothing but the house: it learns the conventions and forgets the world."""
 
 DISLIKED_HYPERPARAMETERS = Hyperparameters(
-    lora=Lora(rank=8, alpha=16), learning_rate=Decimal("0.001"), epochs=1, micro_batch=8, accumulation=1
+    lora=Lora(rank=8, alpha=16), learning_rate=Decimal("0.001"), epochs=1, micro_batch=8, accumulation=1,
+    precision="fp32",
 )  # fmt: skip
 """The cycle's own settings, for one pass."""
 
