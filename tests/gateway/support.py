@@ -151,12 +151,15 @@ class MemoryStore:
                 raise StoreError("storage is away")
             self.objects[f"{destination.bucket}/{key}"] = body
 
-    def records(self) -> list[Interaction | Feedback]:
-        """All records, checked against the schema that the curate stage reads with."""
+    def lines(self) -> list[bytes]:
+        """All lines of all objects; while others put some, too."""
         with self._lock:
             bodies = list(self.objects.values())
-        lines = [line for body in bodies for line in zstandard.ZstdDecompressor().decompress(body).splitlines()]
-        return [RECORD.validate_json(line) for line in lines]
+        return [line for body in bodies for line in zstandard.ZstdDecompressor().decompress(body).splitlines()]
+
+    def records(self) -> list[Interaction | Feedback]:
+        """All records, checked against the schema that the curate stage reads with."""
+        return [RECORD.validate_json(line) for line in self.lines()]
 
     def interactions(self) -> list[Interaction]:
         return [record for record in self.records() if isinstance(record, Interaction)]

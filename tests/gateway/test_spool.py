@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,8 +31,7 @@ def line(number: int, size: int = 0) -> bytes:
 
 
 def ids(store: MemoryStore) -> list[int]:
-    bodies = [zstandard.ZstdDecompressor().decompress(body) for body in store.objects.values()]
-    return [orjson.loads(row)["id"] for body in bodies for row in body.splitlines()]
+    return [orjson.loads(line)["id"] for line in store.lines()]
 
 
 def settings(folder: Path, **options: Any) -> SpoolSettings:
