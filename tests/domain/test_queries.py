@@ -107,7 +107,7 @@ THRESHOLD = Metric(name="gpu", kind="threshold", query="x[{{ window }}]", max=1)
 def plan(status: rollout.RolloutStatus, seconds: float = 70) -> dict[str, queries.Look]:
     """The plan of a look `seconds` after NOW, by metric."""
     spec = policy(metrics=[FEEDBACK, P95, THRESHOLD], window=timedelta(minutes=5))
-    looks = queries.plan(status, spec, "default", "assistant", "assistant-6", after(seconds))
+    looks = queries.plan(status, spec, spec.metrics, "default", "assistant", "assistant-6", after(seconds))
     return {look.metric.name: look for look in looks}
 
 

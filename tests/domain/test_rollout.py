@@ -528,10 +528,11 @@ class TestTime:
     @pytest.mark.parametrize(
         ("status", "observed", "wake"),
         [
-            pytest.param(canary(), 5, 10, id="next look"),
-            pytest.param(canary(measured_at=after(-25)), 5, 15, id="a look that is overdue is no hot loop"),
+            pytest.param(canary(), 5, 7, id="next glance"),
+            pytest.param(canary(measured_at=after(-4)), 5, 6, id="next measurement"),
+            pytest.param(canary(measured_at=after(-25)), 5, 7, id="a look that is overdue is no hot loop"),
             pytest.param(canary(unconfirmed_since=NOW), 0, 7, id="asks the gateways again"),
-            pytest.param(canary(unready_since=after(-22), measured_at=after(5)), 5, 8, id="tolerance ends"),
+            pytest.param(canary(unready_since=after(-24), measured_at=after(5)), 5, 6, id="tolerance ends"),
         ],
     )
     def test_wake_at(self, status: RolloutStatus, observed: int, wake: float) -> None:

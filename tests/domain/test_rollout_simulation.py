@@ -13,7 +13,7 @@ import pytest
 
 from ratchet_api.cycle import RolloutStatus
 from ratchet_api.rollout import Metric, Rollout
-from ratchet_operator.domain import queries, rollout
+from ratchet_operator.domain import glance, queries, rollout
 from ratchet_operator.domain.analysis import ArmReadings, Sample, judge
 from ratchet_operator.domain.rollout import RolloutObservation
 
@@ -78,30 +78,31 @@ class End:
 
 
 def simulate(seed: int, excess: Excess, spec: Rollout = SPEC) -> End:
-    """One rollout, a pass every half minute."""
+    """One rollout, a pass every 12 s, which is when a rollout by default glances at its metrics."""
     traffic = Traffic(random.Random(seed))
     status, now, in_force, begin_of_step = rollout.begin("assistant-7", DIGEST, False, NOW), NOW, 0, {}
     counted, weights = status.step_since, [0]
-    pause = timedelta(seconds=30)
+    pause = glance.spacing(spec)
     while status.phase != "Done":
         now += pause
         assert now - NOW < timedelta(days=1), "the rollout does not end"
-        traffic.flow(0.5, in_force, lambda name, s=status, t=now: excess(name, s, t))
-        checks = None
-        if rollout.measurement_due(status, spec, now):
-            looks = queries.plan(status, spec, "default", "assistant", "assistant-6", now)
-            since = {} if status.phase == "Starting" else begin_of_step
-            checks = tuple(
-                judge(
-                    look.metric,
-                    traffic.readings("candidate", look.metric.name, since),
-                    ArmReadings() if look.stable is None else traffic.readings("stable", look.metric.name, since),
-                    now,
-                    look.reference,
-                )
-                for look in looks
+        traffic.flow(pause / timedelta(minutes=1), in_force, lambda name, s=status, t=now: excess(name, s, t))
+        whole = rollout.measurement_due(status, spec, now)
+        metrics = spec.metrics if whole else glance.due(status, spec, now)
+        looks = queries.plan(status, spec, metrics, "default", "assistant", "assistant-6", now)
+        since = {} if status.phase == "Starting" else begin_of_step
+        checks = tuple(
+            judge(
+                look.metric,
+                traffic.readings("candidate", look.metric.name, since),
+                ArmReadings() if look.stable is None else traffic.readings("stable", look.metric.name, since),
+                now,
+                look.reference,
             )
-        move = rollout.advance(status, spec, RolloutObservation(arm(), arm(), in_force, checks), now)
+            for look in looks
+        )
+        seen = RolloutObservation(arm(), arm(), in_force, checks if whole else None, () if whole else checks)
+        move = rollout.advance(status, spec, seen, now)
         status, in_force = move.status, move.weight
         if status.step_since != counted:
             counted, begin_of_step = status.step_since, dict(traffic.counts)

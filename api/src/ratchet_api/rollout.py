@@ -114,7 +114,8 @@ class Rollout(Model):
     steps: list[Step] = Field(default=DEFAULT_STEPS, min_length=1, max_length=20)
     """Weights in rising order; the last one is 100."""
     interval: Duration = timedelta(seconds=60)
-    """Time between two measurements."""
+    """Time between two measurements. Proportions are also looked at in between, five times an interval but not more
+    often than every 2 s: harm that is proven counts at once, and nothing else of such a look counts."""
     window: Duration = timedelta(minutes=5)
     """Range of the ratioToStable and threshold queries. Proportions count from the step's begin."""
     metrics: list[Metric] = Field(default=DEFAULT_METRICS, min_length=1, max_length=20)

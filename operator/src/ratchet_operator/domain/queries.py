@@ -7,7 +7,7 @@ rollout.window. Both arms are always asked over the same window.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -53,15 +53,21 @@ class Look:
 
 
 def plan(
-    status: RolloutStatus, spec: Rollout, namespace: str, cycle: str, stable_version: str, now: datetime
+    status: RolloutStatus,
+    spec: Rollout,
+    metrics: Sequence[Metric],
+    namespace: str,
+    cycle: str,
+    stable_version: str,
+    now: datetime,
 ) -> tuple[Look, ...]:
-    """All queries of one measurement of this rollout. Raises ValueError (a sentence) for an unknown {{ variable }}.
+    """All queries of one look at these metrics of a rollout. Raises ValueError (a sentence) for an unknown variable.
 
     At weight 100 stable has no traffic to be compared with, so its figures from before (Check.reference) stand in.
     """
     kept = {check.name: check.reference for check in status.checks}
     looks = []
-    for metric in spec.metrics:
+    for metric in metrics:
         proportion = kind_of(metric) == "proportion"
         window = _since_begin(status, spec, now) if proportion else spec.window
         candidate = arm_queries(metric, namespace, cycle, status.version, window)

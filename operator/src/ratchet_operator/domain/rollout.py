@@ -24,6 +24,7 @@ from ratchet_api.base import format_duration
 from ratchet_api.cycle import Check, RolloutDecision, RolloutOutcome, RolloutStatus
 from ratchet_api.reasons import Reason
 from ratchet_api.rollout import Metric, Rollout
+from ratchet_operator.domain import glance
 from ratchet_operator.domain.analysis import fold
 from ratchet_operator.domain.approval import Awaited
 
@@ -79,6 +80,8 @@ class RolloutObservation:
     """Percent that all ready gateways have in force for the candidate (0 if they do not know it); None: not agreed."""
     checks: tuple[Check, ...] | None = None
     """Fresh judgements when a measurement was due, else None."""
+    glances: tuple[Check, ...] = ()
+    """Judgements between two measurements, of which only a Fail counts (see domain.glance)."""
     abort: bool = False
     unwanted: str | None = None
     """A sentence when serving.version names another version by now: back to stable, without blame."""
@@ -144,11 +147,12 @@ def _forward(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now
     fresh = in_force and status.unconfirmed_since is None and _is_fresh(status, seen.checks)
     if fresh and seen.checks is not None:
         status = _measured(status, spec, seen.checks)
+    elif in_force and status.unconfirmed_since is None:
+        status = _glanced(status, spec, seen.glances)
     if decision := _check_failed(status, spec, now):
         return _roll_back(status, decision, seen, now)
     status, events = _hold(status, spec, now)
-    if fresh:
-        events += _failed_looks(status, spec)
+    events += _failed_looks(status, spec, seen.checks if fresh else seen.glances)
     if decision := _hold_expired(status, spec, now) or _approval_expired(status, seen, now):
         return _roll_back(status, decision, seen, now)
     if fresh and not seen.suspended and seen.candidate.whole:
@@ -265,6 +269,11 @@ def _measured(status: RolloutStatus, spec: Rollout, checks: Sequence[Check]) -> 
     )
 
 
+def _glanced(status: RolloutStatus, spec: Rollout, glances: Sequence[Check]) -> RolloutStatus:
+    seen = glance.folded(status, glances)
+    return seen if seen is status else seen.model_copy(update={"summary": summary(seen.checks, spec.metrics)})
+
+
 def _may_rise(status: RolloutStatus, spec: Rollout, now: datetime) -> bool:
     return now - status.step_since >= _min_time(status, spec) and all(
         check is not None and (check.verdict == "Pass" or (check.reason == "TooFewSamples" and check.passes > 0))
@@ -352,9 +361,10 @@ def _hard_trigger(
     return _decision("RolledBack", Reason.ARM_NOT_READY, message, now)
 
 
-def _failed_looks(status: RolloutStatus, spec: Rollout) -> tuple[Event, ...]:
+def _failed_looks(status: RolloutStatus, spec: Rollout, seen: Sequence[Check] | None) -> tuple[Event, ...]:
     limits = {metric.name: _failure_limit(metric, spec) for metric in _deciding(spec)}
-    failed = [c for c in status.checks if c.verdict == "Fail" and c.name in limits]
+    failing = {check.name for check in seen or () if check.verdict == "Fail"}
+    failed = [c for c in status.checks if c.name in failing and c.name in limits]
     counts = [f"(failed {c.failures}, tolerated {limits[c.name]} in a step)" for c in failed]
     return tuple(
         Event("Warning", Reason.CHECK_FAILED, f"{c.message} {count}") for c, count in zip(failed, counts, strict=True)
@@ -477,6 +487,8 @@ def _wake_at(status: RolloutStatus, spec: Rollout, now: datetime) -> datetime:
         times += [now + ASK_AGAIN, status.started_at + spec.progress_deadline]
     if status.unconfirmed_since is not None:
         times.append(now + ASK_AGAIN)
+    elif status.phase != "Starting":
+        times.append(now + glance.spacing(spec))
     if status.unready_since is not None:
         times += [status.unready_since + UNREADY_TOLERANCE, status.unready_since + spec.progress_deadline]
     if status.held_since is not None:

@@ -169,14 +169,14 @@ class CyclePass:
         self.status = ledger.refreshed(self.status, self.before.spec)
         try:
             queries.check_queries(self.before.spec.rollout)
-            checks = await rollout.measure(self.ctx, self.cycle, self.now)
+            looks = await rollout.look(self.ctx, self.cycle, self.now)
         except ValueError as error:
             self.stalled.append(Remark(Reason.INVALID_SPEC, str(error)))
-            checks = None
+            looks = rollout.Looks()
         routes = await self.ctx.gateway.routes()
         current = rollout.going_on(self.status)
         if current is not None:
-            seen = rollout.observation(self.cycle, self.versions, self.stable, self.candidate, routes, checks)
+            seen = rollout.observation(self.cycle, self.versions, self.stable, self.candidate, routes, looks)
             self._advance(seen)
         self._note_weights(routes)
         self.status = rollout.settled(self.status, self.before, self.status.run, self.now)

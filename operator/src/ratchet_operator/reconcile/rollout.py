@@ -12,7 +12,7 @@ from ratchet_api.cycle import Arm, Check, ImprovementCycle, ImprovementCycleStat
 from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.gateway import Routes, weight_in_force
-from ratchet_operator.domain import approval, ledger, pointer, queries, rollout, versions
+from ratchet_operator.domain import approval, glance, ledger, pointer, queries, rollout, versions
 from ratchet_operator.domain.analysis import ArmReadings, judge
 from ratchet_operator.domain.pointer import Pointer
 from ratchet_operator.domain.rollout import Move, RolloutObservation
@@ -39,23 +39,36 @@ def new_arm(version: str, digest: str, now: datetime, weight: int = 0) -> Arm:
     )
 
 
-async def measure(ctx: Context, cycle: ImprovementCycle, now: datetime) -> tuple[Check, ...] | None:
-    """Fresh judgements of all metrics when they are due. Raises ValueError (a sentence) for a query that cannot be."""
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """What the metrics say in this pass."""
+
+    measured: tuple[Check, ...] | None = None
+    """All of them, when a measurement was due."""
+    glances: tuple[Check, ...] = ()
+    """Some of them, between two measurements."""
+
+
+async def look(ctx: Context, cycle: ImprovementCycle, now: datetime) -> Looks:
+    """Judgements of the metrics that are due. Raises ValueError (a sentence) for a query that cannot be."""
     status, spec = cycle.status, cycle.spec.rollout
     current, stable = going_on(status), status.serving.stable
-    if current is None or stable is None or not rollout.measurement_due(current, spec, now):
-        return None
+    if current is None or stable is None:
+        return Looks()
+    whole = rollout.measurement_due(current, spec, now)
+    metrics = spec.metrics if whole else glance.due(current, spec, now)
     meta = cycle.metadata
-    looks = queries.plan(current, spec, meta.namespace, meta.name, stable.version, now)
-    return tuple(await asyncio.gather(*(_judged(ctx, look, now) for look in looks)))
+    asked = queries.plan(current, spec, metrics, meta.namespace, meta.name, stable.version, now)
+    checks = tuple(await asyncio.gather(*(_judged(ctx, one, now) for one in asked)))
+    return Looks(measured=checks) if whole else Looks(glances=checks)
 
 
-async def _judged(ctx: Context, look: queries.Look, now: datetime) -> Check:
+async def _judged(ctx: Context, asked: queries.Look, now: datetime) -> Check:
     nothing = ArmReadings()
     candidate, stable = await asyncio.gather(
-        ctx.prometheus.arm(look.candidate), _nothing() if look.stable is None else ctx.prometheus.arm(look.stable)
+        ctx.prometheus.arm(asked.candidate), _nothing() if asked.stable is None else ctx.prometheus.arm(asked.stable)
     )
-    return judge(look.metric, candidate, stable or nothing, now, look.reference)
+    return judge(asked.metric, candidate, stable or nothing, now, asked.reference)
 
 
 async def _nothing() -> ArmReadings | None:
@@ -68,7 +81,7 @@ def observation(
     stable: ArmSeen,
     candidate: ArmSeen,
     routes: list[Routes] | None,
-    checks: tuple[Check, ...] | None,
+    looks: Looks,
 ) -> RolloutObservation:
     """All that domain.rollout.advance looks at."""
     current = going_on(cycle.status)
@@ -80,7 +93,8 @@ def observation(
         stable=stable.observation,
         candidate=candidate.observation,
         observed_weight=weight_in_force(routes, f"{meta.namespace}/{meta.name}", name),
-        checks=checks,
+        checks=looks.measured,
+        glances=looks.glances,
         # Whoever deletes the version does not want it to serve.
         abort=meta.annotations.get(ABORT_ANNOTATION) == name or deleted,
         unwanted=pointer.elsewhere(cycle, name),
