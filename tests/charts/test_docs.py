@@ -26,6 +26,7 @@ PAGES = [
     "docs/architecture.md",
     "docs/reference.md",
     "docs/reasons.md",
+    "docs/gitops-health.md",
 ]
 KINDS = {"ImprovementCycle": ImprovementCycle, "ModelVersion": ModelVersion}
 

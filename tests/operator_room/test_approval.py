@@ -100,6 +100,7 @@ async def test_all_traffic_waits_and_checks_go_on(fake_world: World) -> None:
     assert found is not None
     assert found.reason == "AwaitingApproval"
     assert f"ratchet.dev/approve-promotion={digest('e')}" in found.message
+    assert await said(world, "assistant-1", ConditionType.RECONCILING) == ("AwaitingApproval", found.message)
     await approve(world, "assistant-1", "promotion", digest("e"))
     await champion(world, "assistant-1")
     ended = (await status(world)).rollout

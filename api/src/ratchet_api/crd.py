@@ -125,6 +125,10 @@ def schema(model: type[BaseModel], keep_defaults: bool = True) -> Schema:
     return result
 
 
+_UNSEEN = {"observedGeneration": 0}
+"""status of a new object: generations begin at 1."""
+
+
 def _block(annotation: object) -> type[BaseModel]:
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         raise TypeError(f"{annotation!r} is not a model")
@@ -170,7 +174,8 @@ def definition(model: type[ImprovementCycle] | type[ModelVersion], kind: str, pl
                                 "kind": {"type": "string", "description": kind},
                                 "metadata": {"type": "object"},
                                 "spec": schema(spec),
-                                "status": schema(status, keep_defaults=False),
+                                # An object that no operator has looked at yet is not finished, also for kstatus.
+                                "status": schema(status, keep_defaults=False) | {"default": _UNSEEN},
                             },
                         }
                     },

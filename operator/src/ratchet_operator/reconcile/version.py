@@ -128,6 +128,9 @@ class VersionPass:
         elif now.place == "Candidate":
             said = versions.remark(cycle.status.conditions, ConditionType.RECONCILING)
             self.waiting = said if said is not None and said.reason is Reason.UNSCHEDULABLE else None
+        elif now.place == "Canary":
+            said = versions.remark(cycle.status.conditions, ConditionType.PROGRESSING)
+            self.waiting = said if said is not None and said.reason is Reason.AWAITING_APPROVAL else None
         elif now.accepted and now.place is None and now.outcome is None and not now.root:
             self._say_who_is_awaited(cycle)
 
