@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ratchet_api.cycle import Check
 from ratchet_api.rollout import Metric
-from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Sample, figure, fold, judge
+from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Recent, Sample, figure, fold, judge
 
 from .support import FEEDBACK, NOW, P95, after, check, fails, passes, reference, unknown
 
@@ -73,6 +73,59 @@ def test_proportion(candidate: ArmReadings, stable: ArmReadings, verdict: str, r
 def test_an_unknown_age_does_not_matter() -> None:
     stable = ArmReadings(bad=Sample(82), all=Sample(402), age=NO_DATA)
     assert judge(FEEDBACK, counts(60, 300), stable, NOW).verdict == "Pass"
+
+
+def recent(ours: ArmReadings, theirs: ArmReadings | None, seconds: float = 30) -> Recent:
+    """The last moments of both arms."""
+    return Recent(timedelta(seconds=seconds), ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"),
+    [
+        pytest.param([recent(counts(26, 40), counts(24, 120))], "Fail", id="late harm"),
+        pytest.param([recent(counts(8, 40), counts(24, 120))], "Pass", id="as before"),
+        pytest.param([recent(counts(13, 40), counts(24, 120))], "Pass", id="worse, but not proven"),
+        pytest.param([recent(counts(19, 19), counts(0, 120))], "Pass", id="one event short"),
+        pytest.param([recent(counts(40, 40), counts(0, 19))], "Pass", id="stable one event short"),
+        pytest.param([recent(counts(NO_DATA, 40), counts(0, 120))], "Pass", id="no data proves nothing"),
+        pytest.param([recent(counts(40, 40), counts(0, DOWN))], "Pass", id="Prometheus is down"),
+        pytest.param([recent(counts(-1, 40), counts(0, 120))], "Pass", id="a negative count"),
+        pytest.param([recent(ArmReadings(), ArmReadings())], "Pass", id="nothing was asked"),
+        pytest.param(
+            [recent(counts(8, 160), counts(24, 480)), recent(counts(20, 40), counts(6, 120), 8)],
+            "Fail",
+            id="the shorter",
+        ),
+    ],
+)
+def test_late_harm_is_not_thinned_out(last: list[Recent], verdict: str) -> None:
+    candidate, stable = counts(600, 3000), counts(1800, 9000)
+    got = judge(FEEDBACK, candidate, stable, NOW, None, last)
+    assert got.verdict == verdict, got.message
+    if verdict == "Pass":
+        assert got == judge(FEEDBACK, candidate, stable, NOW)
+
+
+def test_late_harm_says_when_and_how_much() -> None:
+    got = judge(FEEDBACK, counts(600, 3000), counts(1800, 9000), NOW, None, [recent(counts(26, 40), counts(24, 120))])
+    assert got.message.endswith("limit +5.0, in the last 30s")
+    assert (got.candidate, got.candidate_samples, got.stable_samples) == (Decimal("0.65"), 40, 120)
+    assert got.lower is not None
+    assert got.lower > Decimal("0.05")
+    assert got.reference is not None
+    assert got.reference.samples == 9000
+
+
+def test_late_harm_in_the_bake_is_compared_with_what_stable_was() -> None:
+    got = judge(FEEDBACK, counts(600, 3000), ArmReadings(), NOW, reference(), [recent(counts(26, 40), None)])
+    assert (got.verdict, got.stable_samples) == ("Fail", 400)
+    assert "stable before" in got.message
+
+
+def test_recent_events_do_not_stand_in_for_the_samples_asked_for() -> None:
+    got = judge(FEEDBACK, counts(40, 199), STABLE, NOW, None, [recent(counts(40, 40), counts(24, 120))])
+    assert (got.verdict, got.reason) == ("Unknown", "TooFewSamples")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,31 @@ def test_proportions_count_since_the_step_began_and_the_rest_in_the_window() -> 
     assert gpu.stable is None
 
 
+def test_proportions_are_also_asked_for_over_the_last_moments() -> None:
+    long, short = plan(canary(), 600)["feedback"].recent
+    assert (long.length, short.length) == (timedelta(minutes=5), timedelta(seconds=75))
+    for look, duration in ((long, "[5m]"), (short, "[1m15s]")):
+        assert look.stable is not None
+        for arm, version in ((look.candidate, "assistant-7"), (look.stable, "assistant-6")):
+            assert f'"{version}"}}{duration}' in (arm.all or "")
+            assert duration in (arm.bad or "")
+            assert (arm.value, arm.samples, arm.age) == (None, None, None)
+    assert [len(look.recent) for look in plan(canary(), 600).values()] == [2, 0, 0]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(70, 0), (80, 1), (299, 1), (301, 2)])
+def test_but_not_over_more_than_the_step(seconds: int, expected: int) -> None:
+    assert len(plan(canary(), seconds)["feedback"].recent) == expected
+
+
+def test_before_the_start_nothing_is_recent() -> None:
+    assert plan(rollout.begin("assistant-7", DIGEST, True, NOW))["feedback"].recent == ()
+
+
+def test_at_100_percent_only_the_candidate_is_asked_for_the_last_moments() -> None:
+    assert [look.stable for look in plan(baking(), 600)["feedback"].recent] == [None, None]
+
+
 def test_at_100_percent_stable_is_not_asked_but_remembered() -> None:
     looks = plan(baking())
     assert looks["feedback"].stable is None

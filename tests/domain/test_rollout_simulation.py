@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from ratchet_api.cycle import RolloutStatus
+from ratchet_api.cycle import Check, RolloutStatus
 from ratchet_api.rollout import Metric, Rollout
 from ratchet_operator.domain import glance, queries, rollout
-from ratchet_operator.domain.analysis import ArmReadings, Sample, judge
+from ratchet_operator.domain.analysis import ArmReadings, Recent, Sample, judge
 from ratchet_operator.domain.rollout import RolloutObservation
 
 from .support import DIGEST, NOW, arm
@@ -26,6 +26,8 @@ SHARES = {"feedback": 0.2, "errors": 0.002}
 SPEC = Rollout(metrics=[Metric.model_validate({"name": n, "preset": n, "margin": m}) for n, m in
                         (("feedback", "0.05"), ("errors", "0.02"))])  # fmt: skip
 
+Counts = dict[tuple[str, str], tuple[int, int]]
+"""(arm, metric) -> (bad, all) so far."""
 Excess = Callable[[str, RolloutStatus, datetime], float]
 """By how much the candidate is worse, by metric, at some moment of the rollout."""
 
@@ -35,11 +37,12 @@ class Traffic:
     """Events of both arms, counted as Prometheus does."""
 
     generator: random.Random
-    counts: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
-    """(arm, metric) -> (bad, all) so far."""
+    counts: Counts = field(default_factory=dict)
+    past: list[tuple[datetime, Counts]] = field(default_factory=list)
+    """What was counted when."""
 
-    def flow(self, minutes: float, weight: int, excess: Callable[[str], float]) -> None:
-        """Lets sessions come for a while."""
+    def flow(self, now: datetime, minutes: float, weight: int, excess: Callable[[str], float]) -> None:
+        """Lets sessions come for a while, up to now."""
         for name, share in SHARES.items():
             for role, part, bad_share in (
                 ("candidate", weight / 100, share + excess(name)),
@@ -48,8 +51,13 @@ class Traffic:
                 events = round(PER_MINUTE * minutes * part)
                 bad, total = self.counts.get((role, name), (0, 0))
                 self.counts[role, name] = (bad + _binomial(self.generator, events, bad_share), total + events)
+        self.past.append((now, dict(self.counts)))
 
-    def readings(self, role: str, name: str, since: dict[tuple[str, str], tuple[int, int]]) -> ArmReadings:
+    def at(self, moment: datetime) -> Counts:
+        """What had been counted by then."""
+        return next((counts for when, counts in reversed(self.past) if when <= moment), {})
+
+    def readings(self, role: str, name: str, since: Counts) -> ArmReadings:
         """The increase since some moment."""
         bad, total = self.counts.get((role, name), (0, 0))
         bad_then, total_then = since.get((role, name), (0, 0))
@@ -86,21 +94,12 @@ def simulate(seed: int, excess: Excess, spec: Rollout = SPEC) -> End:
     while status.phase != "Done":
         now += pause
         assert now - NOW < timedelta(days=1), "the rollout does not end"
-        traffic.flow(pause / timedelta(minutes=1), in_force, lambda name, s=status, t=now: excess(name, s, t))
+        traffic.flow(now, pause / timedelta(minutes=1), in_force, lambda name, s=status, t=now: excess(name, s, t))
         whole = rollout.measurement_due(status, spec, now)
         metrics = spec.metrics if whole else glance.due(status, spec, now)
         looks = queries.plan(status, spec, metrics, "default", "assistant", "assistant-6", now)
         since = {} if status.phase == "Starting" else begin_of_step
-        checks = tuple(
-            judge(
-                look.metric,
-                traffic.readings("candidate", look.metric.name, since),
-                ArmReadings() if look.stable is None else traffic.readings("stable", look.metric.name, since),
-                now,
-                look.reference,
-            )
-            for look in looks
-        )
+        checks = tuple(_judged(traffic, look, since, now) for look in looks)
         seen = RolloutObservation(arm(), arm(), in_force, checks if whole else None, () if whole else checks)
         move = rollout.advance(status, spec, seen, now)
         status, in_force = move.status, move.weight
@@ -109,6 +108,17 @@ def simulate(seed: int, excess: Excess, spec: Rollout = SPEC) -> End:
         if weights[-1] != move.weight:
             weights.append(move.weight)
     return End(status, (now - NOW).total_seconds() / 60, tuple(weights))
+
+
+def _judged(traffic: Traffic, look: queries.Look, since: Counts, now: datetime) -> Check:
+    def arms(begin: Counts) -> tuple[ArmReadings, ArmReadings | None]:
+        name = look.metric.name
+        stable = None if look.stable is None else traffic.readings("stable", name, begin)
+        return traffic.readings("candidate", name, begin), stable
+
+    candidate, stable = arms(since)
+    recent = [Recent(one.length, *arms(traffic.at(now - one.length))) for one in look.recent]
+    return judge(look.metric, candidate, stable or ArmReadings(), now, look.reference, recent)
 
 
 def equal(name: str, status: RolloutStatus, now: datetime) -> float:
@@ -166,6 +176,22 @@ def test_a_regression_that_begins_in_the_bake_is_caught() -> None:
         assert end.status.weight_zero_at is not None
         assert end.status.weight_zero_at - decision.at <= SPEC.interval
         assert "stable before" in decision.message
+
+
+def errors_late_in_the_bake(name: str, status: RolloutStatus, now: datetime) -> float:
+    """Sound for 25 minutes of the bake, so for some 10,000 requests; then one request in ten fails."""
+    late = status.phase == "Baking" and now - status.step_since > timedelta(minutes=25)
+    return 0.1 if late and name == "errors" else 0.0
+
+
+def test_a_late_regression_is_not_thinned_out_by_what_was_good_before() -> None:
+    ends = [simulate(seed, errors_late_in_the_bake) for seed in range(10)]
+    assert [end.outcome for end in ends] == ["RolledBack"] * 10
+    for end in ends:
+        decision = end.status.decision
+        assert decision is not None
+        assert decision.at - (end.status.step_since + timedelta(minutes=25)) <= timedelta(minutes=2)
+        assert "in the last" in decision.message
 
 
 def test_the_same_seed_gives_the_same_end() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from ratchet_operator.domain import sequential
-from ratchet_operator.domain.sequential import difference
+from ratchet_operator.domain.sequential import difference, recent_difference
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,39 @@ def test_impossible_counts_are_refused(counts: tuple[float, float, float, float]
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="tuned_for must be above 0"):
         difference(1, 10, 1, 10, **settings)
+
+
+def test_the_recent_interval_is_that_of_one_look() -> None:
+    """Two arms of 1000 with half bad: 3.72 standard errors of 0.0224 to each side."""
+    interval = recent_difference(500, 1000, 500, 1000)
+    assert interval.upper == -interval.lower == pytest.approx(3.72 * 0.02236, abs=0.001)
+    assert recent_difference(10, 40, 0, 120).lower == pytest.approx(0.059, abs=0.01)
+
+
+def test_impossible_recent_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="alpha must be between"):
+        recent_difference(1, 10, 1, 10, alpha=0.5)
+    with pytest.raises(ValueError, match="0 <= bad <= all"):
+        recent_difference(11, 10, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("share", "margin", "events"),
+    [
+        pytest.param(0.2, 0.05, 20, id="feedback, 20 events"),
+        pytest.param(0.5, 0.05, 100, id="feedback, 100 events"),
+        pytest.param(0.01, 0.02, 20, id="rare errors, 20 events"),
+    ],
+)
+def test_equal_arms_fail_no_recent_window(share: float, margin: float, events: int) -> None:
+    """3000 windows that do not overlap, which are more than any rollout has."""
+    generator = random.Random(events)
+    wrong = 0
+    for _ in range(3000):
+        bad, bad_stable = _binomial(generator, events, share), _binomial(generator, 3 * events, share)
+        if bad / events - bad_stable / (3 * events) > margin:
+            wrong += recent_difference(bad, events, bad_stable, 3 * events).lower > margin
+    assert wrong <= 1
 
 
 @pytest.mark.parametrize(

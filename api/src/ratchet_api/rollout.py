@@ -117,7 +117,8 @@ class Rollout(Model):
     """Time between two measurements. Proportions are also looked at in between, five times an interval but not more
     often than every 2 s: harm that is proven counts at once, and nothing else of such a look counts."""
     window: Duration = timedelta(minutes=5)
-    """Range of the ratioToStable and threshold queries. Proportions count from the step's begin."""
+    """Range of the ratioToStable and threshold queries. Proportions count from the step's begin, and are also held
+    against the last window and the last quarter of it, so that late harm is seen at once."""
     metrics: list[Metric] = Field(default=DEFAULT_METRICS, min_length=1, max_length=20)
     """The checks."""
     failure_limit: Annotated[int, Field(ge=0, le=1000)] = 2

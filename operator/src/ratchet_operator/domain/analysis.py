@@ -5,14 +5,17 @@ Anything but exactly one finite number per arm is Unknown, which neither promote
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
+from ratchet_api.base import format_duration
 from ratchet_api.cycle import Check, Reference, Verdict
 from ratchet_api.rollout import Metric
 from ratchet_operator.domain import sequential
+from ratchet_operator.domain.sequential import Interval
 
 UnknownReason = Literal["NoData", "TooFewSamples", "QueryError", "Stale", "ManySeries"]
 Kind = Literal["proportion", "ratioToStable", "threshold"]
@@ -20,6 +23,8 @@ Kind = Literal["proportion", "ratioToStable", "threshold"]
 STALE_AFTER = 150.0
 """Seconds without a scrape after which figures are Stale: two and a half of Prometheus' default scrape interval, and
 half of the five minutes for which it goes on answering with the last sample."""
+RECENT_EVENTS = 20
+"""Fewest events of a recent window in either arm; the coverage of its interval is simulated in the tests from here."""
 _LARGEST = Decimal(10) ** 12 - 1
 _BAD_EVENTS = {"feedback": "thumbs-down", "errors": "server errors"}
 _UNITS = {"latencyP95": " s", "timeToFirstTokenP95": " s"}
@@ -56,6 +61,16 @@ class ArmReadings:
 
 
 @dataclass(frozen=True)
+class Recent:
+    """What a proportion's queries gave over the last moments."""
+
+    length: timedelta
+    candidate: ArmReadings
+    stable: ArmReadings | None
+    """None: compared with the reference."""
+
+
+@dataclass(frozen=True)
 class _Figures:
     """An arm's value with the events behind it; samples None: not asked for. `enough`: at least minSamples."""
 
@@ -76,12 +91,18 @@ def kind_of(metric: Metric) -> Kind:
 
 
 def judge(
-    metric: Metric, candidate: ArmReadings, stable: ArmReadings, now: datetime, reference: Reference | None = None
+    metric: Metric,
+    candidate: ArmReadings,
+    stable: ArmReadings,
+    now: datetime,
+    reference: Reference | None = None,
+    recent: Sequence[Recent] = (),
 ) -> Check:
     """The verdict of one look, with failures = unknowns = 0, and with stable's figures of this step as its reference.
 
     `reference`: stable's figures from before it lost its traffic; when given, `stable` is not looked at
-    (see queries.plan, which says when).
+    (see queries.plan, which says when). `recent`: of a proportion, what queries.Look.recent gave; it can only prove
+    harm.
     """
     try:
         kind = kind_of(metric)
@@ -114,7 +135,10 @@ def judge(
     )
     if not (ours.enough and theirs.enough):
         return _too_few(metric, check)
-    return (_proportion if kind == "proportion" else _ratio)(metric, ours, theirs, check, before)
+    if kind == "ratioToStable":
+        return _ratio(metric, ours, theirs, check, before)
+    check = _proportion(metric, ours, theirs, check, before)
+    return check if check.verdict == "Fail" else _recent_harm(metric, theirs, check, before, recent) or check
 
 
 def fold(previous: Check | None, new: Check) -> Check:
@@ -157,11 +181,9 @@ def figure(value: float) -> Decimal:
 
 
 def _proportion(metric: Metric, ours: _Figures, theirs: _Figures, check: Check, before: bool) -> Check:
-    n, n_stable = ours.samples or 0.0, theirs.samples or 0.0
     # The smallest arms that are judged at all have the tightest interval: regressions are seen early or not at all.
-    interval = sequential.difference(
-        ours.value * n, n, theirs.value * n_stable, n_stable, tuned_for=max(1.0, 0.7 * metric.min_samples)
-    )
+    tuned_for = max(1.0, 0.7 * metric.min_samples)
+    interval = sequential.difference(*_events(ours), *_events(theirs), tuned_for=tuned_for)
     margin = float(metric.margin)
     verdict: Verdict = "Pass"
     wanting = ""
@@ -171,25 +193,66 @@ def _proportion(metric: Metric, ours: _Figures, theirs: _Figures, check: Check, 
         verdict, wanting = "Unknown", "; not yet proven within the margin"
     elif metric.assurance == "Superior" and interval.upper >= 0:
         verdict, wanting = "Unknown", "; not yet proven better"
+    update = {"verdict": verdict, "reason": "TooFewSamples" if wanting else ""}
+    message = _compared(metric, ours, theirs, interval, before) + wanting
+    return check.model_copy(update=update | _evidence(ours, theirs, interval, margin) | {"message": message})
+
+
+def _recent_harm(
+    metric: Metric, theirs: _Figures, check: Check, before: bool, recent: Sequence[Recent]
+) -> Check | None:
+    """The check of the longest recent window that proves harm. Windows without enough events prove nothing."""
+    margin = float(metric.margin)
+    for window in recent:
+        ours = _share(metric, _number(window.candidate.bad, "bad"), _number(window.candidate.all, "all"))
+        if window.stable is not None:
+            then = _share(metric, _number(window.stable.bad, "bad"), _number(window.stable.all, "all"))
+        else:
+            then = theirs
+        if not isinstance(ours, _Figures) or not isinstance(then, _Figures):
+            continue
+        if min(ours.samples or 0.0, then.samples or 0.0) < RECENT_EVENTS:
+            continue
+        interval = sequential.recent_difference(*_events(ours), *_events(then))
+        if interval.lower > margin:
+            message = f"{_compared(metric, ours, then, interval, before)}, in the last {format_duration(window.length)}"
+            evidence = _evidence(ours, then, interval, margin)
+            return check.model_copy(update={"verdict": "Fail", "reason": "", "message": message} | evidence)
+    return None
+
+
+def _events(figures: _Figures) -> tuple[float, float]:
+    """(bad, all)."""
+    n = figures.samples or 0.0
+    return figures.value * n, n
+
+
+def _evidence(ours: _Figures, theirs: _Figures, interval: Interval, margin: float) -> dict[str, object]:
+    return {
+        "candidate": figure(ours.value),
+        "stable": figure(theirs.value),
+        "candidate_samples": _whole(ours.samples),
+        "stable_samples": _whole(theirs.samples),
+        "lower": figure(interval.lower),
+        "upper": figure(interval.upper),
+        "limit": figure(margin),
+    }
+
+
+def _compared(metric: Metric, ours: _Figures, theirs: _Figures, interval: Interval, before: bool) -> str:
+    margin = float(metric.margin)
     places = 1 if margin >= 0.01 else 2
     share, share_stable, gap, lower, upper, limit = (
         round(100 * x, places) + 0.0
         for x in (ours.value, theirs.value, interval.difference, interval.lower, interval.upper, margin)
     )
-    message = (
-        f"{metric.name}: {_BAD_EVENTS.get(metric.preset or '', 'bad')} {share:.{places}f} % (n {n:.0f}) vs "
-        f"{share_stable:.{places}f} % stable{' before' if before else ''} (n {n_stable:.0f}): {gap:+.{places}f} points "
-        f"[{lower:.{places}f}, {upper:.{places}f}], limit {limit:+.{places}f}{wanting}"
+    what, when = _BAD_EVENTS.get(metric.preset or "", "bad"), " before" if before else ""
+    n, n_stable = ours.samples or 0.0, theirs.samples or 0.0
+    return (
+        f"{metric.name}: {what} {share:.{places}f} % (n {n:.0f}) vs {share_stable:.{places}f} % stable{when} "
+        f"(n {n_stable:.0f}): {gap:+.{places}f} points [{lower:.{places}f}, {upper:.{places}f}], "
+        f"limit {limit:+.{places}f}"
     )
-    update = {
-        "verdict": verdict,
-        "reason": "TooFewSamples" if wanting else "",
-        "message": message,
-        "lower": figure(interval.lower),
-        "upper": figure(interval.upper),
-        "limit": figure(margin),
-    }
-    return check.model_copy(update=update)
 
 
 def _ratio(metric: Metric, ours: _Figures, theirs: _Figures, check: Check, before: bool) -> Check:

@@ -2,8 +2,9 @@
 
 Room: operator/domain. Pure: makes strings.
 
-Proportions count events since the step began, so that their evidence grows; ratios and thresholds look at the last
-rollout.window. Both arms are always asked over the same window.
+Proportions count events since the step began, so that their evidence grows, and those of the last moments besides, so
+that late harm is not thinned out; ratios and thresholds look at the last rollout.window. Both arms are always asked
+over the same window.
 """
 
 import re
@@ -41,6 +42,22 @@ class ArmQueries:
     age: str | None = None
 
 
+RECENT_PARTS = (1, 4)
+"""Proportions are also looked at over rollout.window divided by these."""
+
+
+_Arms = tuple[ArmQueries, ArmQueries | None]
+
+
+@dataclass(frozen=True)
+class RecentLook:
+    """A proportion's `bad` and `all` over the last moments, for analysis.Recent."""
+
+    length: timedelta
+    candidate: ArmQueries
+    stable: ArmQueries | None
+
+
 @dataclass(frozen=True)
 class Look:
     """What to ask for one metric now, and what to hand to analysis.judge."""
@@ -50,6 +67,8 @@ class Look:
     stable: ArmQueries | None
     """None: not needed; judge with an empty ArmReadings() and with `reference`."""
     reference: Reference | None
+    recent: tuple[RecentLook, ...] = ()
+    """Of a proportion, the longest first."""
 
 
 def plan(
@@ -70,15 +89,25 @@ def plan(
     for metric in metrics:
         proportion = kind_of(metric) == "proportion"
         window = _since_begin(status, spec, now) if proportion else spec.window
-        candidate = arm_queries(metric, namespace, cycle, status.version, window)
-        stable = arm_queries(metric, namespace, cycle, stable_version, window)
-        if kind_of(metric) == "threshold":
-            looks.append(Look(metric, candidate, None, None))
-        elif status.weight >= 100:
-            looks.append(Look(metric, candidate, None, kept.get(metric.name)))
-        else:
-            looks.append(Look(metric, candidate, stable, None))
+        compared = kind_of(metric) != "threshold" and status.weight < 100
+
+        def arms(window: timedelta, metric: Metric = metric, compared: bool = compared) -> _Arms:
+            stable = arm_queries(metric, namespace, cycle, stable_version, window) if compared else None
+            return arm_queries(metric, namespace, cycle, status.version, window), stable
+
+        reference = kept.get(metric.name) if kind_of(metric) != "threshold" and not compared else None
+        shorter = [spec.window / part for part in RECENT_PARTS] if proportion and status.phase != "Starting" else []
+        recent = tuple(_recent(length, *arms(length)) for length in shorter if length < window)
+        looks.append(Look(metric, *arms(window), reference, recent))
     return tuple(looks)
+
+
+def _recent(length: timedelta, candidate: ArmQueries, stable: ArmQueries | None) -> RecentLook:
+    return RecentLook(length, _counts(candidate), None if stable is None else _counts(stable))
+
+
+def _counts(arm: ArmQueries) -> ArmQueries:
+    return ArmQueries(bad=arm.bad, all=arm.all)
 
 
 def _since_begin(status: RolloutStatus, spec: Rollout, now: datetime) -> timedelta:

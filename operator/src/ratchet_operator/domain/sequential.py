@@ -17,15 +17,22 @@ there is none. A confidence sequence holds at all looks at once. Ours has two pa
 The error of the difference is a Brownian motion in the time 1/(1/n + 1/n_stable), however the traffic was split and
 also when stable's counts stand still (a bake judged against kept figures), so one boundary serves every phase.
 The coverage is asymptotic in theory; tests/domain/test_sequential.py measures it by simulation from 20 events an arm.
-It assumes that events are independent; feedback of few, very busy sessions makes the interval too short.
+A regression that begins late is thinned out by all the good events before it, so a second, short-sighted interval
+looks at the last events only (`recent_difference`): it is not valid at all looks at once, but so wide that this is
+harmless.
+Both assume that events are independent; feedback of few, very busy sessions makes them too short.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 ALPHA = 0.05
 """Chance that one end of the interval is ever wrong, over all looks of a step."""
+RECENT_ALPHA = 1e-4
+"""Chance that one end of a recent window's interval is wrong at one look. Windows overlap, so that the looks of half an
+hour are worth some dozens of independent ones; and a false alarm takes an end that is wrong by the margin besides."""
 _OPTIMUM = 7.0
 """Information, in units of the mixture's own, at which the boundary is lowest for ALPHA (2.78 standard errors)."""
 _TINY = 1e-300
@@ -53,12 +60,31 @@ def difference(
     which the interval is shortest relative to a fixed-size one; it must not depend on the data.
     Raises ValueError unless 0 <= bad <= n and n > 0 in both arms.
     """
-    for b, size in ((bad, n), (bad_stable, n_stable)):
-        if not (math.isfinite(b) and math.isfinite(size) and 0 <= b <= size and size > 0):
-            raise ValueError(f"{b} bad events of {size}: counts must satisfy 0 <= bad <= all, with all above 0")
     if not (tuned_for > 0 and 0 < alpha < 0.5):
         raise ValueError("tuned_for must be above 0, and alpha between 0 and 0.5")
+    _check((bad, n), (bad_stable, n_stable))
     limit = _boundary(_OPTIMUM / (tuned_for * (1 / n + 1 / n_stable)), alpha)
+    return _interval(bad, n, bad_stable, n_stable, limit)
+
+
+def recent_difference(
+    bad: float, n: float, bad_stable: float, n_stable: float, alpha: float = RECENT_ALPHA
+) -> Interval:
+    """The same for events of a window that slides along: an interval of one look (Wilks' theorem for the profile
+    likelihood ratio), each end of which is wrong with chance alpha. Raises ValueError like `difference`."""
+    if not 0 < alpha < 0.5:
+        raise ValueError("alpha must be between 0 and 0.5")
+    _check((bad, n), (bad_stable, n_stable))
+    return _interval(bad, n, bad_stable, n_stable, NormalDist().inv_cdf(1 - alpha) ** 2 / 2)
+
+
+def _check(*arms: tuple[float, float]) -> None:
+    for b, size in arms:
+        if not (math.isfinite(b) and math.isfinite(size) and 0 <= b <= size and size > 0):
+            raise ValueError(f"{b} bad events of {size}: counts must satisfy 0 <= bad <= all, with all above 0")
+
+
+def _interval(bad: float, n: float, bad_stable: float, n_stable: float, limit: float) -> Interval:
     estimate = bad / n - bad_stable / n_stable
 
     def outside(d: float) -> bool:

@@ -13,7 +13,7 @@ from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.gateway import Routes, weight_in_force
 from ratchet_operator.domain import approval, glance, ledger, pointer, queries, rollout, versions
-from ratchet_operator.domain.analysis import ArmReadings, judge
+from ratchet_operator.domain.analysis import ArmReadings, Recent, judge
 from ratchet_operator.domain.pointer import Pointer
 from ratchet_operator.domain.rollout import Move, RolloutObservation
 from ratchet_operator.manifests.arms import deployment_name
@@ -64,15 +64,20 @@ async def look(ctx: Context, cycle: ImprovementCycle, now: datetime) -> Looks:
 
 
 async def _judged(ctx: Context, asked: queries.Look, now: datetime) -> Check:
-    nothing = ArmReadings()
-    candidate, stable = await asyncio.gather(
-        ctx.prometheus.arm(asked.candidate), _nothing() if asked.stable is None else ctx.prometheus.arm(asked.stable)
+    (candidate, stable), *recent = await asyncio.gather(
+        _arms(ctx, asked.candidate, asked.stable), *(_arms(ctx, one.candidate, one.stable) for one in asked.recent)
     )
-    return judge(asked.metric, candidate, stable or nothing, now, asked.reference)
+    lengths = (one.length for one in asked.recent)
+    windows = [Recent(length, *arms) for length, arms in zip(lengths, recent, strict=True)]
+    return judge(asked.metric, candidate, stable or ArmReadings(), now, asked.reference, windows)
 
 
-async def _nothing() -> ArmReadings | None:
-    return None
+async def _arms(
+    ctx: Context, candidate: queries.ArmQueries, stable: queries.ArmQueries | None
+) -> tuple[ArmReadings, ArmReadings | None]:
+    if stable is None:
+        return await ctx.prometheus.arm(candidate), None
+    return await asyncio.gather(ctx.prometheus.arm(candidate), ctx.prometheus.arm(stable))
 
 
 def observation(
