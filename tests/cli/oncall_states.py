@@ -306,6 +306,30 @@ def split(weight: int, **candidate: Any) -> dict[str, Any]:
     return {"stable": arm("assistant-6", 100 - weight), "candidate": arm("assistant-7", weight, **candidate)}
 
 
+TESTED = {
+    "verdict": "Undecided",
+    "message": "thumbs-up 83.1 % (n 1204) vs 81.9 % stable (n 1188): +1.2 points [-3.1, +5.5]",
+    "candidate": "0.831",
+    "stable": "0.819",
+    "difference": "0.012",
+    "lower": "-0.031",
+    "upper": "0.055",
+    "candidateSamples": 1204,
+    "stableSamples": 1188,
+    "measuredAt": before(seconds=20),
+}
+INCONCLUSIVE = {
+    "verdict": "Inconclusive",
+    "rule": "the test's 7d are over, and it is not proven better",
+    "decidedAt": before(minutes=9),
+}
+UNPROVEN = {
+    "outcome": "Returned",
+    "reason": "Inconclusive",
+    "check": "abTest",
+    "message": f"{INCONCLUSIVE['rule']}: {TESTED['message']}",
+    "at": before(minutes=9),
+}
 DECISION = {
     "outcome": "RolledBack",
     "reason": "CheckFailed",
@@ -445,6 +469,27 @@ def _states() -> dict[str, View]:
                 rollout=rollout("Canary", 25, [FEW, *GOOD[1:]]),
             ),
             proven("Canary"),
+        ),
+        "ab-test": _view(
+            cycle(
+                "Canary",
+                SERVES,
+                spec={"rollout": {"strategy": "abTest", "abTest": {"maxDuration": "7d"}}},
+                run=run("RollingOut"),
+                serving=split(50),
+                rollout=rollout("Canary", 50, GOOD, abTest=TESTED),
+            ),
+            proven("Canary"),
+        ),
+        "ab-test-over": _view(
+            cycle(
+                "Idle",
+                SERVES,
+                spec={"rollout": {"strategy": "abTest", "abTest": {"maxDuration": "7d"}}},
+                run=run("Done", outcome="Returned", finishedAt=before(minutes=9), message=UNPROVEN["message"]),
+                rollout=rollout("Done", 0, GOOD, abTest=TESTED | INCONCLUSIVE, decision=UNPROVEN),
+            ),
+            proven("Accepted"),
         ),
         "unconfirmed": _view(
             cycle(

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from ratchet_api.rollout import Metric, Rollout
-from ratchet_operator.domain.rollout import summary
+from ratchet_operator.domain.wording import summary
 
 from .support import FEEDBACK, P95, after, baking, canary, fails, look, outcome, passes, policy, reference, unknown
 

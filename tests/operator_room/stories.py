@@ -69,6 +69,45 @@ async def there_and_back(world: World) -> None:
     await champion(world, "assistant-0")
 
 
+def _test(**settings: Any) -> dict[str, Any]:
+    """A rollout by an A/B test, quick like the manifest's own."""
+    metrics = [{"name": "errors", "preset": "errors", "minSamples": 20}]
+    quick = {"interval": "1s", "bake": "2s", "scaleDownDelay": "1s", "metrics": metrics}
+    return quick | {"strategy": "abTest", "abTest": {"minSamples": 20, "maxDuration": "4s"} | settings}
+
+
+async def _tested(world: World, outcome: str, /, **settings: Any) -> None:
+    """A version that a person applies is tested against the base model, and comes to its end."""
+    await serving(world, rollout=_test(**settings))
+    world.prometheus.bad["assistant-0"] = 200.0
+    await world.apply(version_manifest(world.namespace, "other"))
+    await world.settle()
+    await world.finish("evaluate", evaluated())
+
+    async def ended() -> bool:
+        history = (await world.cycle()).status.history
+        return len(await world.deployments()) == 1 and [entry.outcome for entry in history] == [outcome]
+
+    await world.until(ended, tick=0.5)
+    await world.settle()
+
+
+async def tested_better(world: World) -> None:
+    """The base model's thumbs are down half of the time, the candidate's never."""
+    await _tested(world, "Promoted")
+
+
+async def tested_worse(world: World) -> None:
+    """Half of the base model's conversations are resolved, none of the candidate's."""
+    query = 'x{version="{{ version }}"}'
+    await _tested(world, "RolledBack", outcome={"good": query, "all": query})
+
+
+async def tested_nothing(world: World) -> None:
+    """The time is over before there are outcomes enough."""
+    await _tested(world, "Returned", minSamples=1_000_000)
+
+
 async def ending(world: World) -> dict[str, Any]:
     """Everything that should not depend on how often the operator died."""
     status = (await world.cycle()).status

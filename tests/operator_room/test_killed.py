@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from operator_fake import FakeApi
-from operator_stories import back, ending, forward, there_and_back
+from operator_stories import back, ending, forward, tested_better, tested_nothing, tested_worse, there_and_back
 from operator_world import Killed, World
 
 Story = Callable[[World], Awaitable[None]]
 Kill = Callable[[World], None]
-STORIES = [forward, back, there_and_back]
+STORIES = [forward, back, there_and_back, tested_better, tested_worse, tested_nothing]
 
 
 async def told(world: World, story: Story, kill: Kill = lambda world: None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, WithJsonSchema
 
+from ratchet_api.ab_test import AbTestStatus
 from ratchet_api.base import Duration, Model, ObjectMeta, Observed, Signed, Time, matches, rule, rules
 from ratchet_api.conditions import Condition
 from ratchet_api.data import BaseModelRef, Curation, Sessions, Storage
@@ -316,6 +317,8 @@ class RolloutStatus(Observed):
     """For people: `feedback ok, errors ok, p95 ok`."""
     measured_at: Time | None = None
     """When the metrics were last looked at."""
+    ab_test: AbTestStatus | None = None
+    """strategy abTest: estimate, interval, exposures and the rule that decided."""
     decision: RolloutDecision | None = None
     """What ended it."""
     weight_zero_at: Time | None = None

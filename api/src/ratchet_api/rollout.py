@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
+from ratchet_api.ab_test import AbTest
 from ratchet_api.base import Digest, Duration, Fraction, Model, Name, Signed, Unsigned, rule, rules
 
 Query = Annotated[
@@ -111,8 +112,13 @@ DEFAULT_STEPS = [Step(weight=5), Step(weight=25), Step(weight=50), Step(weight=1
 class Rollout(Model):
     """How an accepted version comes to serve everybody, and what sends it back."""
 
+    strategy: Literal["canary", "abTest"] = "canary"
+    """canary: by steps, as long as no check proves harm. abTest: at one weight, until an outcome has given its answer;
+    then the bake. The checks judge and roll back in both."""
+    ab_test: AbTest | None = None
+    """strategy abTest: its split, outcome and end; absent means half of the sessions and the thumbs-up share."""
     steps: list[Step] = Field(default=DEFAULT_STEPS, min_length=1, max_length=20)
-    """Weights in rising order; the last one is 100."""
+    """strategy canary: weights in rising order; the last one is 100. An abTest has the one weight of its own."""
     interval: Duration = timedelta(seconds=60)
     """Time between two measurements. Proportions are also looked at in between, five times an interval but not more
     often than every 2 s: harm that is proven counts at once, and nothing else of such a look counts."""
@@ -138,6 +144,16 @@ class Rollout(Model):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
+            rule(
+                "!has(self.abTest) || has(self.strategy) && self.strategy == 'abTest'",
+                "rollout.abTest belongs to strategy: abTest; write that, or leave abTest out",
+            ),
+            rule(
+                "!has(self.abTest) || !has(self.abTest.outcome) || !has(self.abTest.outcome.metric) || "
+                "has(self.metrics) && self.metrics.exists(m, m.name == self.abTest.outcome.metric && "
+                "(has(m.kind) && m.kind == 'proportion' || has(m.preset) && m.preset in ['feedback', 'errors']))",
+                "rollout.abTest.outcome.metric: name a proportion of rollout.metrics",
+            ),
             rule(
                 "!has(self.steps) || self.steps[self.steps.size() - 1].weight == 100",
                 "rollout.steps: the last step must have weight: 100",

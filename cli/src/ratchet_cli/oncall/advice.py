@@ -193,6 +193,8 @@ _NEXT: dict[str, Command] = {
     Reason.HELD: _doctor,
     Reason.HOLD_EXPIRED: _retry,
     Reason.CHECK_FAILED: _lineage,
+    Reason.OUTCOME_WORSE: _lineage,
+    Reason.INCONCLUSIVE: _retry,
     Reason.ARM_FAILED: _candidate_logs,
     Reason.ADAPTER_NOT_SERVED: _candidate_logs,
     Reason.ABORTED: _retry,

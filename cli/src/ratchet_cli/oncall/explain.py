@@ -12,7 +12,7 @@ from ratchet_api.cycle import RolloutStatus, RunStatus
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.reference import members
 from ratchet_api.version import ModelVersion, StageStatus
-from ratchet_cli.oncall import advice
+from ratchet_cli.oncall import ab_test, advice
 from ratchet_cli.oncall.advice import Situation
 from ratchet_cli.oncall.pointing import awaited_gate
 from ratchet_cli.oncall.view import View, awaits_pointer, is_root, open_stage
@@ -332,8 +332,14 @@ def _rollout_topic(view: View, rollout: RolloutStatus, now: datetime) -> Topic:
     )
     if suspended:
         return Topic(Reason.SUSPENDED, words, "", rollout.step_since, "for a person to resume it", version)
+    result = _sentence(ab_test.result(rollout.ab_test)) if rollout.ab_test is not None else ""
     return Topic(
-        reason, words, "", rollout.step_since, _rollout_waits(view, rollout, [c.message for c in unknown], now), version
+        reason,
+        words,
+        result,
+        rollout.step_since,
+        _rollout_waits(view, rollout, [c.message for c in unknown], now),
+        version,
     )
 
 
@@ -359,6 +365,8 @@ def _rollout_waits(view: View, rollout: RolloutStatus, unknown: list[str], now: 
         least = max((s.min_time for s in spec.steps if s.weight == rollout.weight), default=spec.interval * 0)
         after = next((s.weight for s in spec.steps if s.weight > rollout.weight), None)
         goal = f"{after} %" if after is not None else "the bake"
+    if ahead := ab_test.ahead(rollout, spec, now):
+        return f"for an answer: {ahead}"
     left = rollout.step_since + least - now
     parts = [f"{span(left)} more" if left.total_seconds() >= 1 else ""]
     parts.append("evidence: " + "; ".join(unknown) if unknown else "all checks to pass in the next look")

@@ -16,6 +16,7 @@ from ratchet_api.cycle import Arm, RolloutStatus, RunStatus
 from ratchet_api.reasons import ConditionType
 from ratchet_api.rollout import Step
 from ratchet_api.version import ModelVersion, StageStatus
+from ratchet_cli.oncall import ab_test
 from ratchet_cli.oncall.checks import checks_table
 from ratchet_cli.oncall.explain import deadline, next_command
 from ratchet_cli.oncall.pointing import awaited_gate
@@ -308,7 +309,9 @@ def rollout_words(rollout: RolloutStatus, view: View, now: datetime) -> str:
     if rollout.phase == "Baking":
         words = f"100 % for {since} of at least {span(spec.bake)}, then it is champion"
     else:
-        words = f"{_step(rollout, spec.steps)}{rollout.weight} % for {since}, {_following(rollout, spec.steps, now)}"
+        ahead = ab_test.ahead(rollout, spec, now) or _following(rollout, spec.steps, now)
+        step = "" if spec.strategy == "abTest" else _step(rollout, spec.steps)
+        words = f"{step}{rollout.weight} % for {since}, {ahead}"
     if rollout.awaiting_since is not None:
         approve = view.where.ratchet(f"approve {rollout.version}")
         words += f"; waits for a person for {span(now - rollout.awaiting_since)}: {approve}"
@@ -346,6 +349,9 @@ def _add_checks(tree: Tree, view: View, now: datetime) -> None:
     interval = f", every {span(view.cycle.spec.rollout.interval)}" if rollout.phase in ("Canary", "Baking") else ""
     looked = f", looked at {ago(rollout.measured_at, now)}{interval}" if rollout.measured_at else ""
     tree.add(f"checks of {rollout.version}{looked}").add(checks_table(rollout, view.cycle.spec.rollout, now))
+    if rollout.ab_test is not None:
+        tree.add(Text.assemble("a/b test  ", (rollout.ab_test.verdict, ab_test.STYLES[rollout.ab_test.verdict]),
+                               "  " + ab_test.result(rollout.ab_test)))  # fmt: skip
 
 
 # Arms

@@ -97,12 +97,14 @@ def judge(
     now: datetime,
     reference: Reference | None = None,
     recent: Sequence[Recent] = (),
+    tuned_for: float | None = None,
 ) -> Check:
     """The verdict of one look, with failures = unknowns = 0, and with stable's figures of this step as its reference.
 
     `reference`: stable's figures from before it lost its traffic; when given, `stable` is not looked at
     (see queries.plan, which says when). `recent`: of a proportion, what queries.Look.recent gave; it can only prove
-    harm.
+    harm. `tuned_for`: see sequential.difference; None: the smallest arms that are judged at all, so that regressions
+    are seen early or not at all.
     """
     try:
         kind = kind_of(metric)
@@ -137,7 +139,7 @@ def judge(
         return _too_few(metric, check)
     if kind == "ratioToStable":
         return _ratio(metric, ours, theirs, check, before)
-    check = _proportion(metric, ours, theirs, check, before)
+    check = _proportion(metric, ours, theirs, check, before, tuned_for or max(1.0, 0.7 * metric.min_samples))
     return check if check.verdict == "Fail" else _recent_harm(metric, theirs, check, before, recent) or check
 
 
@@ -180,9 +182,9 @@ def figure(value: float) -> Decimal:
     return Decimal(format(rounded, "f").rstrip("0").rstrip(".") or "0") + 0
 
 
-def _proportion(metric: Metric, ours: _Figures, theirs: _Figures, check: Check, before: bool) -> Check:
-    # The smallest arms that are judged at all have the tightest interval: regressions are seen early or not at all.
-    tuned_for = max(1.0, 0.7 * metric.min_samples)
+def _proportion(
+    metric: Metric, ours: _Figures, theirs: _Figures, check: Check, before: bool, tuned_for: float
+) -> Check:
     interval = sequential.difference(*_events(ours), *_events(theirs), tuned_for=tuned_for)
     margin = float(metric.margin)
     verdict: Verdict = "Pass"

@@ -17,6 +17,7 @@ from ratchet_api.base import format_duration
 from ratchet_api.cycle import Reference, RolloutStatus
 from ratchet_api.names import ARM, child_name
 from ratchet_api.rollout import Metric, Preset, Rollout
+from ratchet_operator.domain import ab_test
 from ratchet_operator.domain.analysis import kind_of
 
 _VARIABLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
@@ -67,6 +68,8 @@ class Look:
     stable: ArmQueries | None
     """None: not needed; judge with an empty ArmReadings() and with `reference`."""
     reference: Reference | None
+    window: timedelta
+    """The range that the queries look back over."""
     recent: tuple[RecentLook, ...] = ()
     """Of a proportion, the longest first."""
 
@@ -98,7 +101,7 @@ def plan(
         reference = kept.get(metric.name) if kind_of(metric) != "threshold" and not compared else None
         shorter = [spec.window / part for part in RECENT_PARTS] if proportion and status.phase != "Starting" else []
         recent = tuple(_recent(length, *arms(length)) for length in shorter if length < window)
-        looks.append(Look(metric, *arms(window), reference, recent))
+        looks.append(Look(metric, *arms(window), reference, window, recent))
     return tuple(looks)
 
 
@@ -127,11 +130,18 @@ def arm_queries(metric: Metric, namespace: str, cycle: str, version: str, window
         return _preset(metric.preset, _selector(namespace, cycle, version), duration)
     values = {"namespace": namespace, "cycle": cycle, "version": version, "window": duration}
     filled = {
-        field: _fill(text, f"rollout.metrics[{metric.name}].{field}", values)
+        field: _fill(text, _path(metric, field), values)
         for field in ("bad", "all", "query", "samples")
         if (text := getattr(metric, field)) is not None
     }
     return ArmQueries(filled.get("bad"), filled.get("all"), filled.get("query"), filled.get("samples"))
+
+
+def _path(metric: Metric, field: str) -> str:
+    """Where a person wrote a query."""
+    if metric.name == ab_test.OUTCOME:
+        return f"rollout.abTest.outcome.{'good' if field == 'bad' else field}"
+    return f"rollout.metrics[{metric.name}].{field}"
 
 
 def check_queries(spec: Rollout) -> None:
@@ -139,6 +149,8 @@ def check_queries(spec: Rollout) -> None:
     for metric in spec.metrics:
         kind_of(metric)
         arm_queries(metric, "namespace", "cycle", "version", spec.window)
+    if spec.strategy == "abTest":
+        arm_queries(ab_test.outcome(spec), "namespace", "cycle", "version", spec.window)
 
 
 def _selector(namespace: str, cycle: str, version: str) -> str:

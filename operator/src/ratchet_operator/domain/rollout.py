@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from ratchet_api.base import format_duration
 from ratchet_api.cycle import Check, RolloutDecision, RolloutOutcome, RolloutStatus
 from ratchet_api.reasons import Reason
 from ratchet_api.rollout import Metric, Rollout
-from ratchet_operator.domain import glance
+from ratchet_operator.domain import ab_test, glance, split
 from ratchet_operator.domain.analysis import fold
 from ratchet_operator.domain.approval import Awaited
+from ratchet_operator.domain.wording import long, sentence, summary
 
 ASK_AGAIN = timedelta(seconds=2)
 """How soon the gateways and the arms are asked again while something is awaited."""
@@ -82,6 +82,8 @@ class RolloutObservation:
     """Fresh judgements when a measurement was due, else None."""
     glances: tuple[Check, ...] = ()
     """Judgements between two measurements, of which only a Fail counts (see domain.glance)."""
+    outcome: Check | None = None
+    """With `checks`, during an A/B test: a fresh look at its outcome (domain.ab_test)."""
     abort: bool = False
     unwanted: str | None = None
     """A sentence when serving.version names another version by now: back to stable, without blame."""
@@ -147,9 +149,10 @@ def _forward(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now
     fresh = in_force and status.unconfirmed_since is None and _is_fresh(status, seen.checks)
     if fresh and seen.checks is not None:
         status = _measured(status, spec, seen.checks)
+        status = ab_test.measured(status, spec, seen.outcome, seen.suspended, now)
     elif in_force and status.unconfirmed_since is None:
         status = _glanced(status, spec, seen.glances)
-    if decision := _check_failed(status, spec, now):
+    if decision := _check_failed(status, spec, now) or ab_test.decision(status, spec, now):
         return _roll_back(status, decision, seen, now)
     status, events = _hold(status, spec, now)
     events += _failed_looks(status, spec, seen.checks if fresh else seen.glances)
@@ -183,16 +186,16 @@ def _starting(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, no
 
 
 def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], now: datetime) -> Move:
-    # Steps are found by weight, not by index, because a person may edit them while the rollout is going on.
-    step = next((i for i, s in enumerate(spec.steps) if s.weight > status.weight), None)
-    bake = status.known_good or step is None
-    weight = 100 if bake else spec.steps[step or 0].weight
+    following = split.following(status, spec)
+    step, weight = following or (status.step, 100)
+    bake = following is None
     moved = weight != status.weight or status.phase == "Starting"
-    evidence = _sentence(status.checks) if status.phase == "Canary" else ""
+    known = (ab_test.evidence(status), sentence(status.checks)) if status.phase == "Canary" else ()
+    evidence = "; ".join(filter(None, known))
     status = status.model_copy(
         update={
             "phase": "Baking" if bake else "Canary",
-            "step": status.step if step is None or status.known_good else step,
+            "step": step,
             "weight": weight,
             "step_since": now,
             "unconfirmed_since": now if moved else None,
@@ -202,7 +205,7 @@ def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], 
         }
     )
     status = status.model_copy(update={"summary": summary(status.checks, spec.metrics)})
-    words = f"bakes at 100 % for {_long(spec.bake)}" if bake else f"takes {weight} % of the sessions"
+    words = f"bakes at 100 % for {long(spec.bake)}" if bake else f"takes {weight} % of the sessions"
     message = f"{status.version} {words}" + (f": {evidence}" if evidence else "")
     return Move(status, weight, (*events, Event("Normal", _phase_reason(status), message)), None, now + ASK_AGAIN)
 
@@ -212,7 +215,7 @@ def _awaits_approval(
 ) -> Move | None:
     """The move that waits for a person, when the next one would give the candidate everything. A version that served
     before returns on the word of whoever named it."""
-    following = next((s.weight for s in spec.steps if s.weight > status.weight), 100)
+    _, following = split.following(status, spec) or (0, 100)
     if seen.approval is None or status.known_good or following < 100 or status.weight == 100:
         return None
     if status.awaiting_since is None:
@@ -275,7 +278,8 @@ def _glanced(status: RolloutStatus, spec: Rollout, glances: Sequence[Check]) -> 
 
 
 def _may_rise(status: RolloutStatus, spec: Rollout, now: datetime) -> bool:
-    return now - status.step_since >= _min_time(status, spec) and all(
+    waited = now - status.step_since >= split.min_time(status, spec) and ab_test.lets_go_on(status, spec)
+    return waited and all(
         check is not None and (check.verdict == "Pass" or (check.reason == "TooFewSamples" and check.passes > 0))
         for check in _checks(status, spec)
     )
@@ -298,12 +302,8 @@ def _checks(status: RolloutStatus, spec: Rollout) -> list[Check | None]:
     return [found.get(metric.name) for metric in _deciding(spec)]
 
 
-def _min_time(status: RolloutStatus, spec: Rollout) -> timedelta:
-    return max((step.min_time for step in spec.steps if step.weight == status.weight), default=timedelta(0))
-
-
 def _promote(status: RolloutStatus, events: tuple[Event, ...], now: datetime) -> Move:
-    message = f"{status.version} is champion: {_sentence(status.checks)}"
+    message = f"{status.version} is champion: {sentence(status.checks)}"
     decision = RolloutDecision(outcome="Promoted", reason=Reason.PROMOTED, message=message, at=now)
     status = status.model_copy(update={"phase": "Done", "decision": decision})
     return Move(status, status.weight, (*events, Event("Normal", Reason.PROMOTED, message)))
@@ -353,8 +353,8 @@ def _hard_trigger(
         return None
     message = (
         f"{arm.ready} of {arm.replicas} pods of {status.version} ready"
-        f"{', but they do not say which models they serve,' if arm.whole else ''} after {_long(now - since)}, "
-        f"limit {_long(limit)}"
+        f"{', but they do not say which models they serve,' if arm.whole else ''} after {long(now - since)}, "
+        f"limit {long(limit)}"
     )
     if arm.waiting is not None:
         return _decision("Returned", Reason.ARM_NOT_READY, f"{message}: {arm.waiting}", now)
@@ -390,15 +390,18 @@ def _hold_reason(status: RolloutStatus, spec: Rollout, now: datetime) -> str | N
         return None
     patience = spec.interval * (spec.unknown_limit + 1)
     if status.unconfirmed_since is not None and now - status.unconfirmed_since > patience:
-        return f"the gateways do not all confirm weight {status.weight} since {_long(now - status.unconfirmed_since)}"
+        return f"the gateways do not all confirm weight {status.weight} since {long(now - status.unconfirmed_since)}"
     found = [check for check in _checks(status, spec) if check is not None]
-    blind = [check for check in found if check.unknowns > spec.unknown_limit and _waits(status, check)]
-    return "; ".join(f"{c.message} ({c.unknowns} times in a row)" for c in blind) or None
+    blind = [check for check in found if check.unknowns > spec.unknown_limit and _waits(status, spec, check)]
+    said = [f"{c.message} ({c.unknowns} times in a row)" for c in blind]
+    return "; ".join(filter(None, [ab_test.blind(status, spec), *said])) or None
 
 
-def _waits(status: RolloutStatus, check: Check) -> bool:
-    """Whether the phase waits for this check: too few samples of one that has passed are waited for by none."""
+def _waits(status: RolloutStatus, spec: Rollout, check: Check) -> bool:
+    """Whether the phase waits for this check: too few samples of one that has passed are waited for by none. An A/B
+    test that has no answer yet waits for samples anyway, and has an end of its own."""
     passed = check.passes > 0 if status.phase == "Canary" else check.passed_at is not None
+    passed = passed or ab_test.undecided(status, spec)
     return not (passed and check.reason == "TooFewSamples")
 
 
@@ -421,7 +424,7 @@ def _hold_expired(status: RolloutStatus, spec: Rollout, now: datetime) -> Rollou
     if status.held_since is None or now - status.held_since <= spec.max_hold:
         return None
     reason = _hold_reason(status, spec, now)
-    message = f"held for {_long(now - status.held_since)}, limit {_long(spec.max_hold)}: {reason}"
+    message = f"held for {long(now - status.held_since)}, limit {long(spec.max_hold)}: {reason}"
     return _decision("Returned", Reason.HOLD_EXPIRED, message, now)
 
 
@@ -443,39 +446,6 @@ def _rolling_back(status: RolloutStatus, seen: RolloutObservation, now: datetime
     if seen.observed_weight != 0:
         return Move(status, 0, wake_at=now + ASK_AGAIN)
     return Move(status.model_copy(update={"phase": "Done", "weight_zero_at": status.weight_zero_at or now}), 0)
-
-
-# Words and times
-
-
-def summary(checks: Sequence[Check], metrics: Sequence[Metric]) -> str:
-    """For the CHECKS column: `feedback ok, errors fail (1), p95 wait (12/200)`."""
-    found = {check.name: check for check in checks}
-    return ", ".join(
-        f"{metric.name} {_word(found.get(metric.name), metric)}{' (dry run)' if metric.dry_run else ''}"
-        for metric in metrics
-    )
-
-
-def _word(check: Check | None, metric: Metric) -> str:
-    if check is None:
-        return "wait"
-    if check.verdict == "Pass":
-        return "ok"
-    if check.verdict == "Fail":
-        return f"fail ({max(1, check.failures)})"
-    counts = [n for n in (check.candidate_samples, check.stable_samples) if n is not None]
-    if check.reason == "TooFewSamples" and counts and min(counts) < metric.min_samples:
-        return f"wait ({min(counts)}/{metric.min_samples})"
-    return "wait" if check.reason in ("TooFewSamples", "NoData", "") else f"unknown ({check.reason})"
-
-
-def _sentence(checks: Sequence[Check]) -> str:
-    return "; ".join(check.message for check in checks)
-
-
-def _long(time: timedelta) -> str:
-    return format_duration(timedelta(seconds=round(time.total_seconds())))
 
 
 def _wake_at(status: RolloutStatus, spec: Rollout, now: datetime) -> datetime:

@@ -37,6 +37,7 @@ _OPTIMUM = 7.0
 """Information, in units of the mixture's own, at which the boundary is lowest for ALPHA (2.78 standard errors)."""
 _TINY = 1e-300
 _BISECTIONS = 48
+_FINE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,15 @@ def _check(*arms: tuple[float, float]) -> None:
 def _interval(bad: float, n: float, bad_stable: float, n_stable: float, limit: float) -> Interval:
     estimate = bad / n - bad_stable / n_stable
 
-    def outside(d: float) -> bool:
-        return _log_ratio(bad, n, bad_stable, n_stable, d) > limit
+    errors = math.sqrt(limit)
 
-    return Interval(estimate, _edge(outside, estimate, -1.0), _edge(outside, estimate, 1.0))
+    def excess(d: float) -> float:
+        # The root of the ratio is almost a straight line in d.
+        return math.sqrt(max(0.0, _log_ratio(bad, n, bad_stable, n_stable, d))) - errors
+
+    share = (bad + bad_stable + 1) / (n + n_stable + 2)
+    reach = 1.1 * math.sqrt(2 * limit * share * (1 - share) * (1 / n + 1 / n_stable))
+    return Interval(estimate, _edge(excess, estimate, -1.0, reach), _edge(excess, estimate, 1.0, reach))
 
 
 def _boundary(information: float, alpha: float) -> float:
@@ -99,20 +105,54 @@ def _boundary(information: float, alpha: float) -> float:
 
 
 def _log_ratio(bad: float, n: float, bad_stable: float, n_stable: float, d: float) -> float:
-    """log L(free) - log L(best point with p - p_stable = d), the nuisance found by bisection of the concave profile."""
+    """log L(free) - log L(best point with p - p_stable = d)."""
+    p = _nuisance(bad, n, bad_stable, n_stable, d)
+    free = _log_likelihood(bad, n, bad / n) + _log_likelihood(bad_stable, n_stable, bad_stable / n_stable)
+    return free - _log_likelihood(bad, n, p + d) - _log_likelihood(bad_stable, n_stable, p)
+
+
+def _nuisance(bad: float, n: float, bad_stable: float, n_stable: float, d: float) -> float:
+    """Stable's share that is most likely when the difference is d: the root of the likelihood's cubic between its
+    poles (Miettinen & Nurminen 1985, appendix I; the trigonometric form), mended where it cancels."""
     low, high = max(0.0, -d), min(1.0, 1.0 - d)
+    cube = n + n_stable
+    square = (n + 2 * n_stable) * d - cube - (bad + bad_stable)
+    line = (n_stable * d - cube - 2 * bad_stable) * d + bad + bad_stable
+    constant = bad_stable * d * (1 - d)
+    shift = square / (3 * cube)
+    q = shift**3 - square * line / (6 * cube * cube) + constant / (2 * cube)
+    spread = shift * shift - line / (3 * cube)
+    root = math.copysign(math.sqrt(spread), q) if spread > 0 else 0.0
+    if root == 0:
+        p = -shift
+    else:
+        angle = math.acos(max(-1.0, min(1.0, q / root**3)))
+        p = 2 * root * math.cos((math.pi + angle) / 3) - shift
+    return _polished(bad, n, bad_stable, n_stable, d, min(high, max(low, p)), low, high)
+
+
+def _polished(
+    bad: float, n: float, bad_stable: float, n_stable: float, d: float, p: float, low: float, high: float
+) -> float:
+    """`p` after Newton's steps on the concave profile's slope, which change it only where the closed form cancels."""
     for _ in range(_BISECTIONS):
-        p = (low + high) / 2
         q = p + d
         slope = bad_stable / max(p, _TINY) - (n_stable - bad_stable) / max(1 - p, _TINY)
         slope += bad / max(q, _TINY) - (n - bad) / max(1 - q, _TINY)
+        bend = bad_stable / max(p * p, _TINY) + (n_stable - bad_stable) / max((1 - p) ** 2, _TINY)
+        bend += bad / max(q * q, _TINY) + (n - bad) / max((1 - q) ** 2, _TINY)
         if slope > 0:
             low = p
         else:
             high = p
-    p = (low + high) / 2
-    free = _log_likelihood(bad, n, bad / n) + _log_likelihood(bad_stable, n_stable, bad_stable / n_stable)
-    return free - _log_likelihood(bad, n, p + d) - _log_likelihood(bad_stable, n_stable, p)
+        step = slope / bend if bend > 0 else 0.0
+        following = p + step
+        if not low <= following <= high:
+            following = (low + high) / 2
+        if abs(following - p) < 1e-9 * (following + 1e-3):
+            return following
+        p = following
+    return p
 
 
 def _log_likelihood(bad: float, n: float, p: float) -> float:
@@ -121,16 +161,30 @@ def _log_likelihood(bad: float, n: float, p: float) -> float:
     return ones + zeros
 
 
-def _edge(outside: Callable[[float], bool], inner: float, outer: float) -> float:
-    """The point between `inner` (inside) and `outer` where `outside` begins; `outer` itself when it never does."""
-    if not outside(outer + (inner - outer) * 1e-9):
+def _edge(excess: Callable[[float], float], inner: float, outer: float, reach: float) -> float:
+    """The point between `inner` (excess below 0) and `outer` where it becomes 0; `outer` itself when it never does.
+    `reach`: about how far from `inner` it is.
+
+    Regula falsi by Illinois' rule; every fourth step halves the bracket, whatever the curve.
+    """
+    below, above = inner, outer + (inner - outer) * 1e-9
+    low, high = excess(below), excess(above)
+    if high <= 0:
         return outer
-    for _ in range(_BISECTIONS):
-        middle = (inner + outer) / 2
-        if outside(middle):
-            outer = middle
+    # Close to the edge in nearly every case, which saves a walk down from the far end's enormous ratios.
+    near = inner + math.copysign(min(abs(above - inner), reach), outer - inner)
+    if (value := excess(near)) > 0:
+        above, high = near, value
+    else:
+        below, low = near, value
+    side = 0
+    for turn in range(2 * _BISECTIONS):
+        middle = (below + above) / 2 if turn % 4 == 3 else (below * high - above * low) / (high - low)
+        value = excess(middle)
+        if value > 0:
+            above, high, low, side = middle, value, low / 2 if side == 1 else low, 1
         else:
-            inner = middle
-        if abs(outer - inner) < 1e-7:
-            break
-    return (inner + outer) / 2
+            below, low, high, side = middle, value, high / 2 if side == -1 else high, -1
+        if abs(above - below) < _FINE or abs(value) < _FINE:
+            return middle
+    return (below + above) / 2

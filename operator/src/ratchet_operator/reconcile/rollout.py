@@ -12,7 +12,7 @@ from ratchet_api.cycle import Arm, Check, ImprovementCycle, ImprovementCycleStat
 from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.gateway import Routes, weight_in_force
-from ratchet_operator.domain import approval, glance, ledger, pointer, queries, rollout, versions
+from ratchet_operator.domain import ab_test, approval, glance, ledger, pointer, queries, rollout, versions
 from ratchet_operator.domain.analysis import ArmReadings, Recent, judge
 from ratchet_operator.domain.pointer import Pointer
 from ratchet_operator.domain.rollout import Move, RolloutObservation
@@ -47,6 +47,8 @@ class Looks:
     """All of them, when a measurement was due."""
     glances: tuple[Check, ...] = ()
     """Some of them, between two measurements."""
+    outcome: Check | None = None
+    """With a measurement: an A/B test's outcome."""
 
 
 async def look(ctx: Context, cycle: ImprovementCycle, now: datetime) -> Looks:
@@ -58,9 +60,22 @@ async def look(ctx: Context, cycle: ImprovementCycle, now: datetime) -> Looks:
     whole = rollout.measurement_due(current, spec, now)
     metrics = spec.metrics if whole else glance.due(current, spec, now)
     meta = cycle.metadata
-    asked = queries.plan(current, spec, metrics, meta.namespace, meta.name, stable.version, now)
-    checks = tuple(await asyncio.gather(*(_judged(ctx, one, now) for one in asked)))
-    return Looks(measured=checks) if whole else Looks(glances=checks)
+    where = (meta.namespace, meta.name, stable.version)
+    asked = queries.plan(current, spec, metrics, *where, now)
+    outcome = None
+    if whole and ab_test.running(current, spec):
+        [question] = queries.plan(current, spec, [ab_test.outcome(spec)], *where, now)
+        (candidate, theirs), checks = await asyncio.gather(
+            _arms(ctx, question.candidate, question.stable), _all(ctx, asked, now)
+        )
+        outcome = ab_test.look(spec, candidate, theirs or ArmReadings(), now)
+    else:
+        checks = await _all(ctx, asked, now)
+    return Looks(measured=checks, outcome=outcome) if whole else Looks(glances=checks)
+
+
+async def _all(ctx: Context, asked: Sequence[queries.Look], now: datetime) -> tuple[Check, ...]:
+    return tuple(await asyncio.gather(*(_judged(ctx, one, now) for one in asked)))
 
 
 async def _judged(ctx: Context, asked: queries.Look, now: datetime) -> Check:
@@ -100,6 +115,7 @@ def observation(
         observed_weight=weight_in_force(routes, f"{meta.namespace}/{meta.name}", name),
         checks=looks.measured,
         glances=looks.glances,
+        outcome=looks.outcome,
         # Whoever deletes the version does not want it to serve.
         abort=meta.annotations.get(ABORT_ANNOTATION) == name or deleted,
         unwanted=pointer.elsewhere(cycle, name),
