@@ -69,10 +69,10 @@ def full_cycle(namespace: str) -> JSON:
         rollout={
             "steps": [{"weight": 100, "minTime": "5m"}],
             "strategy": "abTest",
-            "abTest": {"margin": "0.05", "maxDuration": "14d"},
+            "abTest": {"margin": "0.05", "maxDuration": "14d", "outcome": {"metric": "errors"}},
             "interval": "1m",
             "window": "5m",
-            "metrics": [METRIC],
+            "metrics": [METRIC, {"name": "errors", "preset": "errors"}],
             "maxHold": "6h",
             "progressDeadline": "30m",
             "bake": "30m",
