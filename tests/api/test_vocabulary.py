@@ -217,7 +217,7 @@ def test_the_least_that_a_cycle_has_to_say() -> None:
         {"retention": 3},
         {"serving": {"runtime": "custom"}},
         {"serving": {"router": "httpRoute"}},
-        {"rollout": {"strategy": "abTest"}},
+        {"rollout": {"strategy": "blueGreen"}},
         {"training": {"queueName": "q"}},
         {"baseModel": {"uri": "s3://models/base", "size": "small"}},
     ],
