@@ -55,6 +55,7 @@ CASES: dict[str, Values] = {
             "gatewayFrom": [{"namespaceSelector": {"matchLabels": {"role": "apps"}}}],
             "metricsFrom": [{"namespaceSelector": {"matchLabels": {"role": "monitoring"}}}],
         },
+        "admissionPolicies": {"approvals": True, "jobs": True},
     },
     "spool-claim": {"gateway": {"spool": {"size": "50Gi", "persistentVolumeClaim": {"enabled": True}}}},
 }
