@@ -93,6 +93,7 @@ bench: $(STAMP) ## the benchmarks, both sides in one run
 	@"$(PY)" benchmarks/gateway/run.py
 	@"$(PY)" benchmarks/curation/run.py
 	@"$(PY)" benchmarks/generation/run.py
+	@"$(PY)" benchmarks/rollback/run.py
 
 .PHONY: lock
 lock: $(STAMP) ## pin the dependencies of pyproject.toml anew

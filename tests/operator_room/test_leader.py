@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from operator_fake import FakeApi
@@ -36,9 +37,10 @@ class Moody(FakeApi):
         return await super().request(*args, **more)  # type: ignore[arg-type]
 
 
-def member(name: str, clock: Clock) -> Leader:
+def member(name: str, clock: Clock, later: float = 0.0) -> Leader:
+    """`later`: seconds by which its wall clock is ahead."""
     election = Election(namespace="system", identity=name, duration=15, renew_deadline=10, retry=0.005)
-    return Leader(election, clock)
+    return Leader(election, clock, lambda: datetime.now(UTC) + timedelta(seconds=later))
 
 
 @contextlib.asynccontextmanager
@@ -127,6 +129,32 @@ async def test_a_lease_that_was_given_up_is_taken_at_once() -> None:
     assert not first.acting
     async with running(second, api):
         await until(second)
+
+
+@pytest.mark.parametrize(
+    ("dead", "later", "there", "taken"),
+    [
+        pytest.param("pod-a_1", 20, False, True, id="its pod is gone and its time is over"),
+        pytest.param("pod-a_1", 20, True, False, id="its pod is there: it may only be slow"),
+        pytest.param("pod-a_1", 10, False, False, id="its time is not over"),
+        pytest.param("pod-b_1", 0, True, True, id="an earlier process of our own pod"),
+        pytest.param("pod-a-1", 20, False, False, id="outside of a pod nobody knows"),
+    ],
+)
+async def test_a_lease_of_the_dead_is_taken_at_once(dead: str, later: float, there: bool, taken: bool) -> None:
+    api, clock = FakeApi(), Clock()
+    if there:
+        meta = {"namespace": "system", "name": dead.partition("_")[0]}
+        api.objects["/api/v1/namespaces/system/pods", meta["name"]] = {"kind": "Pod", "metadata": meta | {"uid": "1"}}
+    async with running(member(dead, clock), api):
+        await turns()
+    heir = member("pod-b_7", clock, later)
+    async with running(heir, api):
+        if taken:
+            await until(heir)
+        else:
+            await turns()
+            assert not heir.acting
 
 
 async def test_a_waiting_worker_goes_on_when_it_may_act() -> None:

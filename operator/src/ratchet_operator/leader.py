@@ -5,18 +5,21 @@ Room: operator. Writes the Lease through clients.kube.
 As in client-go, expiry is judged by our own monotonic clock since we saw the Lease change last, so that clocks of
 different nodes need not agree. The holder itself stops acting `renew_deadline` after it *began* its last successful
 renewal, which is before anybody else may begin.
+
+A Lease whose holder is known to be dead need not be waited for, because a regression does not wait either: it is taken
+at once when an earlier process of our own pod holds it, or when its time is over by our clock and its pod is gone.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ratchet_api.base import format_time
 from ratchet_operator.clients.kube import Kube
-from ratchet_operator.clients.objects import Lease
+from ratchet_operator.clients.objects import Lease, Pod
 from ratchet_operator.errors import NotLeading, OperatorError
 from ratchet_operator.settings import Election
 
@@ -26,9 +29,15 @@ log = logging.getLogger(__name__)
 class Leader:
     """Knows whether this process may act now."""
 
-    def __init__(self, election: Election | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        election: Election | None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._election = election
         self._clock = clock
+        self._wall = wall
         self._until = float("inf") if election is None else 0.0
         self._seen: tuple[str, float] | None = None
         """Resource version of the Lease, and when we saw it first."""
@@ -102,7 +111,8 @@ class Leader:
         if lease is None:
             await kube.create_lease(_manifest(election, None, election.identity, round(election.duration)))
             return True
-        if lease.spec.holder_identity != election.identity and not self._free(lease, election):
+        ours = lease.spec.holder_identity == election.identity
+        if not (ours or self._free(lease, election) or await self._orphaned(kube, lease, election)):
             return False
         await kube.replace_lease(_manifest(election, lease, election.identity, round(election.duration)))
         return True
@@ -113,6 +123,19 @@ class Leader:
             self._seen = (version, self._clock())
         waits = max(election.duration, float(lease.spec.lease_duration_seconds))
         return not lease.spec.holder_identity or self._clock() - self._seen[1] > waits
+
+    async def _orphaned(self, kube: Kube, lease: Lease, election: Election) -> bool:
+        """Whether its holder is known to be dead."""
+        pod, found, _ = lease.spec.holder_identity.partition("_")
+        if not found:
+            return False
+        # The containers of a pod run one after the other.
+        if pod == election.identity.partition("_")[0]:
+            return True
+        waits = timedelta(seconds=max(election.duration, float(lease.spec.lease_duration_seconds)))
+        renewed = lease.spec.renew_time
+        over = renewed is not None and self._wall() - renewed > waits
+        return over and await kube.get(Pod, election.namespace, pod) is None
 
 
 def _manifest(election: Election, lease: Lease | None, holder: str, seconds: int) -> dict[str, Any]:

@@ -148,8 +148,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def identity() -> str:
-    """Name of the pod (else of the host) and process id: unique per process, readable in `kubectl get lease`."""
-    return f"{os.environ.get('POD_NAME') or socket.gethostname()}-{os.getpid()}"
+    """`<pod>_<process id>`, outside of a pod `<host>-<process id>`: unique per process, readable in the Lease."""
+    pod = os.environ.get("POD_NAME")
+    return f"{pod}_{os.getpid()}" if pod else f"{socket.gethostname()}-{os.getpid()}"
 
 
 def from_args(arguments: argparse.Namespace) -> Settings:
