@@ -214,8 +214,10 @@ class Ground:
     def fault(self, version: str, order: dict[str, Any]) -> float:
         """Breaks the version's server; the moment."""
         pods = self.cluster.core.list_namespaced_pod(NAMESPACE, label_selector=f"{VERSION_LABEL}={version}").items
+        # A pod that the test before this one ended may still be listed.
+        living = [pod for pod in pods if any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)]
         moment = time.monotonic()
-        asyncio.run(_post([f"http://{pod.status.pod_ip}:8000/fault" for pod in pods if pod.status.pod_ip], order))
+        asyncio.run(_post([f"http://{pod.status.pod_ip}:8000/fault" for pod in living], order))
         return moment
 
     def annotate(self, annotation: str) -> None:
