@@ -216,7 +216,7 @@ def test_the_least_that_a_cycle_has_to_say() -> None:
         {"promotion": {"mode": "Git"}},
         {"retention": 3},
         {"serving": {"runtime": "custom"}},
-        {"serving": {"router": "httpRoute"}},
+        {"serving": {"router": "mesh"}},
         {"rollout": {"strategy": "blueGreen"}},
         {"training": {"queueName": "q"}},
         {"baseModel": {"uri": "s3://models/base", "size": "small"}},

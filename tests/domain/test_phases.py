@@ -141,7 +141,7 @@ def test_held_says_what_is_missing() -> None:
     lost = canary(held_since=NOW, unconfirmed_since=NOW)
     found = find(cycle_conditions([], facts(rollout=lost), 1, NOW), ConditionType.PROGRESSING)
     assert found is not None
-    assert found.message == "assistant-7 stays at 5 %: the gateways do not all confirm the weight"
+    assert found.message == "assistant-7 stays at 5 %: the weight is not confirmed to be in force"
 
 
 def test_nothing_is_written_at_rest() -> None:

@@ -220,7 +220,7 @@ class TestWeightInForce:
         assert rollout.advance(self.fresh, SPEC, seen(None), after(40)).status.held_since is None
         held = rollout.advance(self.fresh, SPEC, seen(None), after(41))
         assert held.status.held_since == after(41)
-        assert "the gateways do not all confirm weight 5" in held.events[0].message
+        assert "weight 5 is not confirmed to be in force" in held.events[0].message
         end = rollout.advance(held.status, SPEC, seen(None), after(41 + 601))
         assert outcome(end) == ("Returned", "HoldExpired")
         assert (end.status.phase, end.weight) == ("RollingBack", 0)

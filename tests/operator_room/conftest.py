@@ -26,6 +26,7 @@ def _load(name: str, file: str) -> ModuleType:
 
 _WORLD = _load("operator_world", "world.py")
 _FAKE = _load("operator_fake", "fake.py")
+_load("operator_neighbours", "neighbours.py")
 _load("operator_stories", "stories.py")
 
 if TYPE_CHECKING:

@@ -52,6 +52,8 @@ class FakeApi:
             self._delete(where)
             return {}
         assert body is not None
+        if content_type == "application/apply-patch+yaml" and body["kind"] == "Service":
+            self.objects[where]["spec"].pop("selector", None)  # an atomic map: applied whole
         return self._change(where, body, part, replace=method == "put")
 
     def _select(self, collection: str, query: Mapping[str, str]) -> list[JSON]:
@@ -136,7 +138,7 @@ class FakeApi:
         self._create(f"/api/v1/namespaces/{meta['namespace']}/pods", pod)
 
     def _scale(self, deployment: JSON) -> None:
-        there, wanted = self._children(deployment), deployment["spec"]["replicas"]
+        there, wanted = self._children(deployment), deployment["spec"].get("replicas", 1)
         for pod in there[wanted:]:
             self._delete((f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods", pod["metadata"]["name"]))
         for _ in range(len(there), wanted):

@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from operator_neighbours import METRICS, Neighbours, by_route, route_manifest
 from operator_world import World, curated, cycle_manifest, evaluated, trained, version_manifest
+
+from ratchet_api.names import VERSION_LABEL
+from ratchet_operator.clients.traffic import Service
+from ratchet_operator.clients.transport import JSON
 
 
 async def serving(world: World, **spec: Any) -> None:
@@ -11,8 +16,8 @@ async def serving(world: World, **spec: Any) -> None:
     await world.apply(cycle_manifest(world.namespace, **spec))
 
     async def ready() -> bool:
-        cycle = await world.cycle()
-        return cycle.status.serving.stable is not None and cycle.status.serving.stable.ready_replicas == 1
+        stable = (await world.cycle()).status.serving.stable
+        return stable is not None and stable.ready_replicas == stable.replicas > 0
 
     await world.until(ready)
     await world.settle()
@@ -36,7 +41,7 @@ async def champion(world: World, name: str) -> None:
         return list(await world.deployments()) == [f"{name}-arm"]
 
     await world.until(alone, tick=0.5)
-    await world.settle()
+    await resting(world)
 
 
 async def forward(world: World) -> None:
@@ -52,6 +57,80 @@ async def back(world: World) -> None:
     await world.apply(version_manifest(world.namespace, "bad"))
     await world.settle()
     await world.finish("evaluate", evaluated())
+    await harmed(world)
+
+
+def rollout(**more: Any) -> JSON:
+    """Quick steps, judged by series that are not the gateway's."""
+    return cycle_manifest("")["spec"]["rollout"] | {"metrics": METRICS} | more
+
+
+async def routed(world: World, neighbours: Neighbours | None = None) -> Neighbours:
+    """The base model serves behind an HTTPRoute."""
+    neighbours = neighbours or Neighbours(world)
+    world.neighbours = [neighbours]
+    await world.apply(route_manifest(world.namespace))
+    await serving(world, serving=by_route(), rollout=rollout())
+
+    async def whole() -> bool:
+        stable = (await world.cycle()).status.serving.stable
+        return stable is not None and stable.observed_weight == 100
+
+    await world.until(whole)
+    return neighbours
+
+
+async def counted(world: World) -> Neighbours:
+    """The base model serves with four pods behind one Service."""
+    neighbours = Neighbours(world)
+    world.neighbours = [neighbours]
+    await serving(world, serving={"runtime": "transformers", "router": "replicas", "replicas": 4}, rollout=rollout())
+
+    async def whole() -> bool:
+        stable = (await world.cycle()).status.serving.stable
+        return stable is not None and stable.observed_weight == 100
+
+    await world.until(whole)
+    return neighbours
+
+
+async def proven(world: World, name: str, letter: str = "b") -> None:
+    """A hand-applied version passes its gate."""
+    await world.apply(version_manifest(world.namespace, name, letter))
+    await world.settle()
+    await world.finish("evaluate", evaluated())
+
+
+async def forward_by_route(world: World) -> None:
+    """A version becomes champion by the weights of an HTTPRoute."""
+    await routed(world)
+    await proven(world, "good")
+    await champion(world, "good")
+
+
+async def back_by_route(world: World) -> None:
+    """A version does harm behind an HTTPRoute."""
+    await routed(world)
+    await proven(world, "bad")
+    await harmed(world)
+
+
+async def forward_by_replicas(world: World) -> None:
+    """A version becomes champion by numbers of pods."""
+    await counted(world)
+    await proven(world, "good")
+    await champion(world, "good")
+
+
+async def back_by_replicas(world: World) -> None:
+    """A version does harm behind the Service that it shares."""
+    await counted(world)
+    await proven(world, "bad")
+    await harmed(world)
+
+
+async def harmed(world: World) -> None:
+    """The version `bad` fails its check, and is gone."""
     world.prometheus.bad["bad"] = 200.0
 
     async def rejected() -> bool:
@@ -59,7 +138,17 @@ async def back(world: World) -> None:
         return gone and (await world.version("bad")).status.phase == "Rejected"
 
     await world.until(rejected, tick=0.5)
+    await resting(world)
+
+
+async def resting(world: World) -> None:
+    """Until neither the operator nor its neighbours have anything to do."""
     await world.settle()
+    writes = -1
+    while writes != len(world.transport.writes):
+        writes = len(world.transport.writes)
+        await world.kubelet()
+        await world.settle()
 
 
 async def there_and_back(world: World) -> None:
@@ -130,4 +219,12 @@ async def ending(world: World) -> dict[str, Any]:
         ],
         "deployments": sorted(await world.deployments()),
         "some job was made": bool(made),
+        "services": await services(world),
+        "weights": [route.weights(0) for route in await Neighbours(world).routes()],
     }
+
+
+async def services(world: World) -> dict[str, str | None]:
+    """Service -> version that it selects."""
+    found = await world.kube.select(Service, world.namespace)
+    return {service.metadata.name: service.spec.selector.get(VERSION_LABEL) for service in found}

@@ -64,7 +64,12 @@ def full_cycle(namespace: str) -> JSON:
         curateJob=JOB,
         training=JOB | {"hyperparameters": HYPERPARAMETERS, "checkpointInterval": "10m"},
         evaluation=EVALUATION | JOB,
-        serving={"pod": POD, "version": "assistant-0"},
+        serving={
+            "pod": POD,
+            "version": "assistant-0",
+            "router": "httpRoute",
+            "httpRoute": {"name": "chat", "stableService": "chat-stable", "candidateService": "chat-candidate"},
+        },
         promotion={"mode": "Approval", "expiry": "7d"},
         rollout={
             "steps": [{"weight": 100, "minTime": "5m"}],
@@ -166,6 +171,7 @@ async def test_strings_that_do_not_match(world: World) -> None:
 
 
 SUITE = EVALUATION["suites"][0]  # type: ignore[index]
+SPEC = {field: cycle_manifest("")["spec"][field] for field in ("baseModel", "storage", "evaluation")}
 # (what it breaks, kind, path, value or a change of it, words)
 TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
     ("a capital letter", "ImprovementCycle", ("metadata", "name"), "Assistant", "lower"),
@@ -236,6 +242,32 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
     ("settings of a finished one", "ModelVersion", ("spec",),
      {"cycle": "assistant", "adapter": {"uri": "s3://b-1/a", "digest": digest("a")}, "training": {"epochs": 1}},
      "training belongs to a recipe"),
+    ("a route without its name", "ImprovementCycle", ("spec", "serving"), {"router": "httpRoute"},
+     "serving.httpRoute and serving.router: httpRoute go together"),
+    ("a name without its router", "ImprovementCycle", ("spec", "serving"), {"httpRoute": {"name": "chat"}},
+     "serving.httpRoute and serving.router: httpRoute go together"),
+    ("one Service for both", "ImprovementCycle", ("spec", "serving"),
+     {"router": "httpRoute", "httpRoute": {"name": "chat", "stableService": "s", "candidateService": "s"}},
+     "stableService and candidateService are the same"),
+    ("a split without its router", "ImprovementCycle", ("spec", "serving"), {"replicaSplit": {}},
+     "serving.replicaSplit belongs to serving.router: replicas"),
+    ("one pod to split", "ImprovementCycle", ("spec", "serving"), {"router": "replicas"},
+     "write serving.replicas: 2 or more"),
+    ("the gateway's metrics without the gateway", "ImprovementCycle", ("spec",),
+     {**SPEC, "serving": {"router": "replicas", "replicas": 2}},
+     "these checks would have no data"),
+    ("feedback without the gateway", "ImprovementCycle", ("spec",),
+     {**SPEC, "serving": {"router": "httpRoute", "httpRoute": {"name": "chat"}},
+      "rollout": {"metrics": [METRIC, {"name": "feedback", "preset": "feedback"}]}},
+     "these checks would have no data"),
+    ("thumbs without the gateway", "ImprovementCycle", ("spec",),
+     {**SPEC, "serving": {"router": "httpRoute", "httpRoute": {"name": "chat"}},
+      "rollout": {"strategy": "abTest", "metrics": [METRIC]}},
+     "which alone counts thumbs"),
+    ("vLLM's metrics without vLLM", "ImprovementCycle", ("spec",),
+     {**SPEC, "serving": {"router": "replicas", "replicas": 2, "runtime": "transformers"},
+      "rollout": {"metrics": [{"name": "p95", "preset": "vllmLatencyP95"}]}},
+     "the transformers runtime has no vllm series"),
     # Not CEL: bounds and structure
     ("a negative number", "ImprovementCycle", ("spec", "trigger"), {"minExamples": -1}, "minExamples"),
     ("an unquoted fraction", "ImprovementCycle", ("spec", "curation", "threshold"), 0.9, "must be of type string"),

@@ -10,12 +10,35 @@ from typing import Any
 
 import pytest
 from operator_fake import FakeApi
-from operator_stories import back, ending, forward, tested_better, tested_nothing, tested_worse, there_and_back
+from operator_stories import (
+    back,
+    back_by_replicas,
+    back_by_route,
+    ending,
+    forward,
+    forward_by_replicas,
+    forward_by_route,
+    tested_better,
+    tested_nothing,
+    tested_worse,
+    there_and_back,
+)
 from operator_world import Killed, World
 
 Story = Callable[[World], Awaitable[None]]
 Kill = Callable[[World], None]
-STORIES = [forward, back, there_and_back, tested_better, tested_worse, tested_nothing]
+STORIES = [
+    forward,
+    back,
+    there_and_back,
+    forward_by_route,
+    back_by_route,
+    forward_by_replicas,
+    back_by_replicas,
+    tested_better,
+    tested_worse,
+    tested_nothing,
+]
 
 
 async def told(world: World, story: Story, kill: Kill = lambda world: None) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def stage_request(of: ImprovementCycle, stage: str) -> StageRequest:
 
 
 def arm_request(of: ImprovementCycle, adapter: AdapterRef | None) -> ArmRequest:
-    return ArmRequest(of, "assistant-0" if adapter is None else "assistant-1", adapter, 8, TRAINER, VLLM)
+    return ArmRequest(
+        of, "assistant-0" if adapter is None else "assistant-1", adapter, 8, TRAINER, VLLM, of.spec.serving.replicas
+    )
 
 
 def arm(of: ImprovementCycle, adapter: AdapterRef | None) -> list[dict[str, Any]]:
@@ -220,12 +222,12 @@ def test_long_names_stay_labels() -> None:
     request = stage_request(long, "curate")
     assert len(request.name) <= 63
     assert len(arms.deployment_name("b" * 50)) <= 63
-    assert len(ArmRequest(long, "b" * 50, ADAPTER, 8, TRAINER, VLLM).config_map) <= 63
+    assert len(ArmRequest(long, "b" * 50, ADAPTER, 8, TRAINER, VLLM, 1).config_map) <= 63
 
 
 @pytest.mark.parametrize(("rank", "flag"), [(1, "8"), (8, "8"), (9, "16"), (64, "64"), (300, "320"), (512, "512")])
 def test_vllm_takes_a_few_ranks_only(rank: int, flag: str) -> None:
-    request = ArmRequest(rich(), "assistant-1", ADAPTER, rank, TRAINER, VLLM)
+    request = ArmRequest(rich(), "assistant-1", ADAPTER, rank, TRAINER, VLLM, 1)
     args = arms.deployment(request)["spec"]["template"]["spec"]["containers"][0]["args"]
     assert args[args.index("--max-lora-rank") + 1] == flag
     assert f"assistant-1={MODEL_DIR}/adapter" in args

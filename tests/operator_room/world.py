@@ -246,6 +246,8 @@ class World:
         self.arms = Arms()
         self.gateway = Gateway(self)
         self.prometheus = Prometheus()
+        self.neighbours: list[Callable[[], Awaitable[None]]] = []
+        """Others who write, each time that the kubelet does."""
         self.tolerated: tuple[type[Exception], ...] = ()
         """Errors after which the queue would come back to the object."""
         self.restart()
@@ -395,6 +397,8 @@ class World:
         for pod in await self.pods(**{ARM_LABEL: "true"}):
             if not pod.ready:
                 await self.pod_status(pod.metadata.name, running("server"))
+        for neighbour in self.neighbours:
+            await neighbour()
 
     async def pod_status(self, name: str, status: JSON) -> None:
         """What a kubelet would write, by the world's clock."""

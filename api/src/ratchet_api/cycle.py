@@ -6,7 +6,7 @@ Room: api. Pure; touches nothing. Its status has one writer, the cycle's reconci
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, WithJsonSchema
+from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from ratchet_api.ab_test import AbTestStatus
 from ratchet_api.base import Duration, Model, ObjectMeta, Observed, Signed, Time, matches, rule, rules
@@ -65,6 +65,9 @@ class Trigger(Model):
     """Shortest time between a rejection and the next scheduled run."""
 
 
+_BY_GATEWAY = "!has(self.serving) || !has(self.serving.router) || self.serving.router == 'gateway'"
+
+
 class ImprovementCycleSpec(Model):
     """The policy that a person applies and Git keeps."""
 
@@ -101,6 +104,32 @@ class ImprovementCycleSpec(Model):
     """Who lets a version go on."""
     history_limit: Annotated[int, Field(ge=1, le=100)] = 10
     """Entries kept in status.history and status.lastGood."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"{_BY_GATEWAY} || has(self.rollout) && has(self.rollout.metrics) && "
+                "self.rollout.metrics.all(m, !has(m.preset) || m.preset.startsWith('vllm'))",
+                "serving.router sends requests past the gateway, which alone counts feedback, errors, latencyP95 and "
+                "timeToFirstTokenP95, so these checks would have no data: write rollout.metrics with vllm presets or "
+                "PromQL of your own, or serving.router: gateway",
+            ),
+            rule(
+                f"{_BY_GATEWAY} || !has(self.rollout) || !has(self.rollout.strategy) || "
+                "self.rollout.strategy != 'abTest' || has(self.rollout.abTest) && has(self.rollout.abTest.outcome) && "
+                "(has(self.rollout.abTest.outcome.metric) || has(self.rollout.abTest.outcome.good))",
+                "serving.router sends requests past the gateway, which alone counts thumbs: write "
+                "rollout.abTest.outcome with metric, or with good and all",
+            ),
+            rule(
+                f"{_BY_GATEWAY} || !has(self.serving.runtime) || self.serving.runtime != 'transformers' || "
+                "!has(self.rollout) || !has(self.rollout.metrics) || "
+                "self.rollout.metrics.all(m, !has(m.preset) || !m.preset.startsWith('vllm'))",
+                "rollout.metrics: the transformers runtime has no vllm series, so its presets would have no data: "
+                "write PromQL of your own, for example over ratchet_runtime_requests_total",
+            ),
+        )
+    )
 
 
 class DatasetNumbers(Observed):
@@ -169,9 +198,10 @@ class Arm(Observed):
     weight: int = 0
     """Percent of the sessions asked for."""
     observed_weight: int | None = None
-    """Percent that every ready gateway pod says it has in force."""
+    """Percent of the traffic that it really gets: what every ready gateway pod has in force, or the HTTPRoute's weights
+    once all its parents have accepted them, or its share of the Service's ready endpoints."""
     replicas: int = 0
-    """Pods wanted."""
+    """Pods wanted now."""
     ready_replicas: int = 0
     """Pods that are ready and list the model."""
     since: Time
@@ -302,7 +332,8 @@ class RolloutStatus(Observed):
     step_since: Time
     """When the present step began to count, i.e. its weight was observed in force."""
     unconfirmed_since: Time | None = None
-    """Since when the gateways do not all say that the weight asked for is in force; nothing counts meanwhile."""
+    """Since when the weight asked for is not confirmed to be in force by the gateways, the HTTPRoute's parents or the
+    Service's endpoints; nothing counts meanwhile."""
     unready_since: Time | None = None
     """Since when the candidate, after it was ready, has fewer ready pods than it should have."""
     held_since: Time | None = None

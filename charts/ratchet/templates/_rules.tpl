@@ -27,6 +27,21 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+# With serving.router httpRoute or replicas: Services over the arms, whose endpoints are looked at, and the weights of a
+# route that is somebody else's.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create, patch]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, patch]
+# An arm that somebody else scales is left to it.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
 # Only whether the Secret that a spec names exists (its metadata is asked for): by name, never as a list.
 - apiGroups: [""]
   resources: [secrets]

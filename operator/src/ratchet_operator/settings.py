@@ -60,6 +60,8 @@ class Pace:
     """A cycle or version at rest."""
     rollout: float = 1.0
     """A rollout that waits for a gateway or an arm, neither of which is watched."""
+    routes: float = 10.0
+    """An HTTPRoute or Service that others may write, and that is not watched. Nobody is corrected more often."""
     training: float = 5.0
     """Live progress of a train stage, read from Prometheus."""
     stalled_first: float = 2.0

@@ -113,6 +113,14 @@ def _candidate_logs(s: Situation) -> str:
     return s.where.kubectl(f"logs -l {label} --all-containers --prefix --tail=50")
 
 
+def _route(s: Situation) -> str:
+    return s.where.kubectl("describe httproutes.gateway.networking.k8s.io")
+
+
+def _scalers(s: Situation) -> str:
+    return s.where.kubectl("get hpa")
+
+
 def _secret(s: Situation) -> str:
     keys = " ".join(f"--from-literal={key}=..." for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
     return s.where.kubectl(f"create secret generic {s.secret} {keys}") if s.secret else _doctor(s)
@@ -206,6 +214,11 @@ _NEXT: dict[str, Command] = {
     Reason.POINTER_MOVED: _get,
     Reason.AWAITING_APPROVAL: _approve,
     Reason.APPROVAL_EXPIRED: _approve,
+    Reason.MISSING_ROUTE: _route,
+    Reason.ROUTE_NOT_ACCEPTED: _route,
+    Reason.ROUTE_RESET: _route,
+    Reason.FOREIGN_OWNER: _edit,
+    Reason.SCALER_CONFLICT: _scalers,
 }
 
 

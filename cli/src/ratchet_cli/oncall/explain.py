@@ -16,7 +16,7 @@ from ratchet_cli.oncall import ab_test, advice
 from ratchet_cli.oncall.advice import Situation
 from ratchet_cli.oncall.pointing import awaited_gate
 from ratchet_cli.oncall.view import View, awaits_pointer, is_root, open_stage
-from ratchet_cli.oncall.words import ago, count, share, short, span
+from ratchet_cli.oncall.words import ago, count, real_share, share, short, span, traffic
 
 _STAGE_REASONS = {"Curating": Reason.CURATING, "Training": Reason.TRAINING, "Evaluating": Reason.EVALUATING}
 _RETRIED = (Reason.OUT_OF_MEMORY, Reason.INFRASTRUCTURE_ERROR, Reason.PREEMPTED)
@@ -297,7 +297,7 @@ def _rollout_topic(view: View, rollout: RolloutStatus, now: datetime) -> Topic:
         why = f"{decision.reason}: {_sentence(decision.message)} {meaning(decision.reason)}"
         watch = view.where.ratchet(f"get {view.name} -w")
         return Topic(
-            decision.reason, words, why, decision.at, "for the gateways to confirm weight 0", version, next=watch
+            decision.reason, words, why, decision.at, "until weight 0 is confirmed to be in force", version, next=watch
         )
     failing = [check for check in rollout.checks if check.verdict == "Fail"]
     unknown = [check for check in rollout.checks if check.verdict == "Unknown"]
@@ -320,7 +320,8 @@ def _rollout_topic(view: View, rollout: RolloutStatus, now: datetime) -> Topic:
         return Topic(reason, words, _arm(view), rollout.started_at, waits, version)
     if failing:
         why = " ".join(_sentence(check.message) for check in failing)
-        words = f"{name} has {rollout.weight} % of the sessions, and a check fails.{suspended}"
+        part = f"{rollout.weight} % of the {traffic(view.cycle)}{real_share(view.cycle)}"
+        words = f"{name} has {part}, and a check fails.{suspended}"
         abort, watch = view.where.ratchet(f"abort {view.name} {name}"), view.where.ratchet(f"get {view.name} -w")
         waits = f"for more measurements: beyond failureLimit it rolls back by itself; `{abort}` does so now"
         return Topic(Reason.CHECK_FAILED, words, why, rollout.step_since, waits, version, next=watch)
@@ -328,7 +329,7 @@ def _rollout_topic(view: View, rollout: RolloutStatus, now: datetime) -> Topic:
     words = (
         f"{name} bakes: it has all sessions, and the arm of the previous champion is kept warm.{suspended}"
         if rollout.phase == "Baking"
-        else f"{name} takes {rollout.weight} % of the sessions.{suspended}"
+        else f"{name} takes {rollout.weight} % of the {traffic(view.cycle)}{real_share(view.cycle)}.{suspended}"
     )
     if suspended:
         return Topic(Reason.SUSPENDED, words, "", rollout.step_since, "for a person to resume it", version)
@@ -345,7 +346,7 @@ def _rollout_topic(view: View, rollout: RolloutStatus, now: datetime) -> Topic:
 
 def _missing(rollout: RolloutStatus) -> str:
     if rollout.unconfirmed_since is not None:
-        return f"The gateways do not all confirm the weight {rollout.weight} %."
+        return f"The weight {rollout.weight} % is not confirmed to be in force."
     said = [_sentence(check.message) for check in rollout.checks if check.verdict == "Unknown"]
     return " ".join(said) or meaning(Reason.HELD)
 
@@ -358,7 +359,7 @@ def _arm(view: View) -> str:
 def _rollout_waits(view: View, rollout: RolloutStatus, unknown: list[str], now: datetime) -> str:
     spec = view.cycle.spec.rollout
     if rollout.unconfirmed_since is not None:
-        return f"for every gateway to confirm {rollout.weight} %"
+        return f"until {rollout.weight} % is confirmed to be in force"
     if rollout.phase == "Baking":
         least, goal = spec.bake, "it becomes champion"
     else:

@@ -21,7 +21,7 @@ from ratchet_cli.oncall.checks import checks_table
 from ratchet_cli.oncall.explain import deadline, next_command
 from ratchet_cli.oncall.pointing import awaited_gate
 from ratchet_cli.oncall.view import View, awaits_pointer, is_root, stage_of
-from ratchet_cli.oncall.words import ago, count, share, short, span
+from ratchet_cli.oncall.words import ago, count, real_share, share, short, span
 
 _STYLES = {
     "Idle": "green",
@@ -297,7 +297,7 @@ def rollout_words(rollout: RolloutStatus, view: View, now: datetime) -> str:
         check = f" by the check {decision.check}" if decision.check else ""
         words = f"decided {ago(decision.at, now)}{check}, {decision.reason}: {decision.message}"
         if rollout.phase == "RollingBack":
-            words += f"; weight {rollout.weight} %, until every gateway sends it nothing"
+            words += f"; weight {rollout.weight} %, until it is confirmed to get nothing"
         return words
     if rollout.phase == "Starting":
         until = rollout.started_at + spec.progress_deadline
@@ -305,13 +305,13 @@ def rollout_words(rollout: RolloutStatus, view: View, now: datetime) -> str:
     since = span(now - rollout.step_since)
     if rollout.unconfirmed_since is not None:
         waited = span(now - rollout.unconfirmed_since)
-        return f"{rollout.weight} % asked for, not yet confirmed by every gateway, for {waited}"
+        return f"{rollout.weight} % asked for, not yet confirmed to be in force, for {waited}"
     if rollout.phase == "Baking":
         words = f"100 % for {since} of at least {span(spec.bake)}, then it is champion"
     else:
         ahead = ab_test.ahead(rollout, spec, now) or _following(rollout, spec.steps, now)
         step = "" if spec.strategy == "abTest" else _step(rollout, spec.steps)
-        words = f"{step}{rollout.weight} % for {since}, {ahead}"
+        words = f"{step}{rollout.weight} %{real_share(view.cycle)} for {since}, {ahead}"
     if rollout.awaiting_since is not None:
         approve = view.where.ratchet(f"approve {rollout.version}")
         words += f"; waits for a person for {span(now - rollout.awaiting_since)}: {approve}"

@@ -6,6 +6,8 @@ Room: cli. Pure.
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from ratchet_api.cycle import ImprovementCycle
+
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
@@ -50,3 +52,17 @@ def short(digest: str | None) -> str:
 def count(n: int, noun: str) -> str:
     """`1 pod`, `2 pods`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def traffic(cycle: ImprovementCycle) -> str:
+    """What the router splits, in the plural."""
+    return {"gateway": "sessions", "httpRoute": "requests", "replicas": "connections"}[cycle.spec.serving.router]
+
+
+def real_share(cycle: ImprovementCycle) -> str:
+    """` (really 25 %: 1 of 4 pods)` when the candidate's share is not the one that was asked for; else empty."""
+    candidate, stable = cycle.status.serving.candidate, cycle.status.serving.stable
+    if candidate is None or stable is None or candidate.observed_weight in (None, candidate.weight):
+        return ""
+    pods = f": {candidate.ready_replicas} of {candidate.ready_replicas + stable.ready_replicas} pods"
+    return f" (really {candidate.observed_weight} %{pods if cycle.spec.serving.router == 'replicas' else ''})"

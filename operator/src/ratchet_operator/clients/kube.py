@@ -49,6 +49,10 @@ RESOURCES: dict[str, Resource] = {
     "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
     "Lease": Resource("coordination.k8s.io/v1", "leases"),
     "Event": Resource("events.k8s.io/v1", "events"),
+    "Service": Resource("v1", "services"),
+    "EndpointSlice": Resource("discovery.k8s.io/v1", "endpointslices"),
+    "HTTPRoute": Resource("gateway.networking.k8s.io/v1", "httproutes"),
+    "HorizontalPodAutoscaler": Resource("autoscaling/v2", "horizontalpodautoscalers"),
 }
 
 
@@ -96,16 +100,30 @@ class Kube:
                 continue  # its own reconcile says so in its status
         return found
 
-    async def apply(self, manifest: JSON) -> None:
-        """Server-side apply with the one field manager: creates it, or makes our fields so and nobody else's."""
+    async def apply(self, manifest: JSON, manager: str = FIELD_MANAGER, force: bool = True) -> None:
+        """Server-side apply: creates it, or makes these fields so and nobody else's.
+
+        Without `force`, raises Conflict when another manager says otherwise about one of them.
+        """
         self._guard("apply", manifest["kind"])
         meta = manifest["metadata"]
         await self._transport.request(
             "patch",
             RESOURCES[manifest["kind"]].path(meta["namespace"], meta["name"]),
             body=manifest,
-            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            query={"fieldManager": manager, "force": "true" if force else "false"},
             content_type="application/apply-patch+yaml",
+        )
+
+    async def write_route_rules(self, meta: ObjectMeta, rules: list[JSON]) -> None:
+        """Replace an HTTPRoute's rules, and nothing else of it, unless it has changed since it was read (Conflict)."""
+        self._guard("patch", "HTTPRoute")
+        await self._transport.request(
+            "patch",
+            RESOURCES["HTTPRoute"].path(meta.namespace, meta.name),
+            body={"metadata": {"resourceVersion": meta.resource_version}, "spec": {"rules": rules}},
+            query={"fieldManager": FIELD_MANAGER},
+            content_type="application/merge-patch+json",
         )
 
     async def create(self, manifest: JSON, owner: str | None = None) -> bool:

@@ -3,13 +3,15 @@
 Room: operator, clients. Pure; touches nothing. Never written back.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from ratchet_api.base import ObjectMeta
+
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 class Kubernetes(BaseModel):
@@ -30,6 +32,7 @@ class OwnerReference(Kubernetes):
     kind: str
     name: str
     uid: str
+    controller: bool = False
 
 
 class Meta(ObjectMeta):
@@ -40,6 +43,35 @@ class Meta(ObjectMeta):
     def owned_by(self, uid: str) -> bool:
         """Whether the object with that uid is an owner."""
         return any(owner.uid == uid for owner in self.owner_references)
+
+
+class ManagedFields(Kubernetes):
+    """What one manager has written."""
+
+    manager: str = ""
+    operation: str = ""
+    subresource: str = ""
+    time: datetime | None = None
+    fields: dict[str, Any] = Field(default_factory=dict, alias="fieldsV1")
+
+
+class ManagedMeta(Meta):
+    """Metadata with the managers of the fields."""
+
+    managed_fields: list[ManagedFields] = Field(default_factory=list)
+
+    def managers(self, *path: str) -> list[str]:
+        """Names of those who own a field of the object itself, the latest writer last."""
+        owners = [e for e in self.managed_fields if not e.subresource and _has(e.fields, path)]
+        return [e.manager for e in sorted(owners, key=lambda e: e.time or EARLIEST)]
+
+
+def _has(fields: dict[str, Any], path: tuple[str, ...]) -> bool:
+    for part in path:
+        if f"f:{part}" not in fields:
+            return False
+        fields = fields[f"f:{part}"]
+    return True
 
 
 class StatusCondition(Kubernetes):
@@ -180,7 +212,7 @@ class DeploymentStatus(Kubernetes):
 class Deployment(Kubernetes):
     """An arm's Deployment."""
 
-    metadata: Meta
+    metadata: ManagedMeta
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
 

@@ -162,7 +162,7 @@ def _progress(facts: CycleFacts) -> tuple[bool, Remark]:
     if rollout.phase in ("RollingBack", "Done") and rollout.decision is not None:
         words = f"{rollout.version}: {rollout.decision.message}"
         if rollout.phase == "RollingBack":
-            words += "; waiting until every gateway sends it nothing"
+            words += "; waiting until it is confirmed to get nothing"
         return False, Remark(_reason(rollout.decision.reason), words)
     if facts.suspended:
         return False, Remark(Reason.SUSPENDED, f"{rollout.version} stays at {rollout.weight} %: spec.suspend is true")
@@ -177,7 +177,7 @@ def _progress(facts: CycleFacts) -> tuple[bool, Remark]:
 
 def _missing(rollout: RolloutStatus) -> str:
     if rollout.unconfirmed_since is not None:
-        return "the gateways do not all confirm the weight"
+        return "the weight is not confirmed to be in force"
     return "; ".join(check.message for check in rollout.checks if check.verdict == "Unknown")
 
 

@@ -3,9 +3,9 @@
 Room: operator/domain. Pure.
 
     Starting     the candidate arm comes up, weight 0; stable is looked at once, for a bake without steps before it
-    Canary       the steps; a step begins to count when every gateway has its weight in force
+    Canary       the steps; a step begins to count when its weight is confirmed to be in force
     Baking       weight 100, stable still warm; only the end of the bake changes the champion
-    RollingBack  the decision is written; weight 0 as soon as stable can take it, until every gateway says so
+    RollingBack  the decision is written; weight 0 as soon as stable can take it, until that is confirmed
     Done         terminal
 
 Rules in every phase but the last two: abort, a pointer that names another version, a failing arm, an arm that does not
@@ -77,7 +77,8 @@ class RolloutObservation:
     stable: ArmObservation
     candidate: ArmObservation
     observed_weight: int | None
-    """Percent that all ready gateways have in force for the candidate (0 if they do not know it); None: not agreed."""
+    """Percent that is in force for the candidate, in the terms of `status.weight` (0 if nobody knows it); None: not
+    confirmed by all gateways, the route's parents or the Service's endpoints."""
     checks: tuple[Check, ...] | None = None
     """Fresh judgements when a measurement was due, else None."""
     glances: tuple[Check, ...] = ()
@@ -103,7 +104,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Move:
-    """What to do: write `status` first, then ask the gateways for `weight`."""
+    """What to do: write `status` first, then ask for `weight`."""
 
     status: RolloutStatus
     weight: int
@@ -390,7 +391,7 @@ def _hold_reason(status: RolloutStatus, spec: Rollout, now: datetime) -> str | N
         return None
     patience = spec.interval * (spec.unknown_limit + 1)
     if status.unconfirmed_since is not None and now - status.unconfirmed_since > patience:
-        return f"the gateways do not all confirm weight {status.weight} since {long(now - status.unconfirmed_since)}"
+        return f"weight {status.weight} is not confirmed to be in force since {long(now - status.unconfirmed_since)}"
     found = [check for check in _checks(status, spec) if check is not None]
     blind = [check for check in found if check.unknowns > spec.unknown_limit and _waits(status, spec, check)]
     said = [f"{c.message} ({c.unknowns} times in a row)" for c in blind]

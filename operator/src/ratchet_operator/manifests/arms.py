@@ -61,6 +61,14 @@ class ArmRequest:
     """Rank of the adapter, or an upper bound of it."""
     trainer_image: str
     vllm_image: str
+    replicas: int | None
+    """Pods; None: somebody else scales it."""
+
+    @property
+    def served_names(self) -> list[str]:
+        """What the server calls the model: its version; where no gateway translates it, the cycle's name as well."""
+        cycle = self.cycle
+        return [self.version, *([] if cycle.spec.serving.router == "gateway" else [cycle.metadata.name])]
 
     @property
     def deployment(self) -> str:
@@ -117,7 +125,7 @@ def deployment(request: ArmRequest) -> JSON:
         "kind": "Deployment",
         "metadata": _metadata(request, request.deployment),
         "spec": {
-            "replicas": serving.replicas,
+            **({} if request.replicas is None else {"replicas": request.replicas}),
             "revisionHistoryLimit": 1,
             "progressDeadlineSeconds": _seconds(request.cycle.spec.rollout.progress_deadline),
             # A changed serving block never takes the arm's last ready pod away.
@@ -189,7 +197,7 @@ def _fetch(request: ArmRequest) -> JSON:
 def _transformers(request: ArmRequest, spec: JSON) -> JSON:
     serving = request.cycle.spec.serving
     args = ["--host", "$(POD_IP)", "--port", str(ARM_PORT), "--model-dir", MODEL_DIR]
-    args += ["--served-model-name", request.version, *_max_model_len(serving)]
+    args += ["--served-model-name", *request.served_names, *_max_model_len(serving)]
     image = serving.image or request.trainer_image
     return pods.container(SERVER, image, ["python", "-m", "ratchet_trainer", "serve"], args)
 
@@ -198,11 +206,11 @@ def _vllm(request: ArmRequest, spec: JSON) -> JSON:
     serving = request.cycle.spec.serving
     args = [f"{MODEL_DIR}/base", "--host", "$(POD_IP)", "--port", str(ARM_PORT), *_max_model_len(serving)]
     if request.adapter is None:
-        args += ["--served-model-name", request.version]
+        args += ["--served-model-name", *request.served_names]
     else:
         # The base has to have a name too; it is not the version's, so that nobody is answered by it in error.
         args += ["--served-model-name", child_name(request.version, "base"), "--enable-lora"]
-        args += ["--lora-modules", f"{request.version}={MODEL_DIR}/adapter"]
+        args += ["--lora-modules", *(f"{name}={MODEL_DIR}/adapter" for name in request.served_names)]
         args += ["--max-lora-rank", str(_max_lora_rank(request.lora_rank))]
     server = pods.container(SERVER, serving.image or request.vllm_image, ["vllm", "serve"], args)
     server["env"] += [

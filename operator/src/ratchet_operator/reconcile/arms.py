@@ -16,7 +16,7 @@ from ratchet_operator.domain.rollout import ArmObservation
 from ratchet_operator.domain.stages import MISSING
 from ratchet_operator.manifests import arms as manifests
 from ratchet_operator.manifests.arms import ArmRequest
-from ratchet_operator.reconcile import jobs
+from ratchet_operator.reconcile import autoscaling, jobs
 from ratchet_operator.reconcile.context import Context
 
 SECOND = timedelta(seconds=1)
@@ -75,8 +75,8 @@ async def fleet(ctx: Context, cycle: ImprovementCycle) -> Fleet:
     return Fleet(living, pods)
 
 
-async def observe(ctx: Context, cycle: ImprovementCycle, seen: Fleet, arm: Arm | None, now: datetime) -> ArmSeen:
-    """One arm of status.serving."""
+async def observe(ctx: Context, seen: Fleet, arm: Arm | None, wanted: int, now: datetime) -> ArmSeen:
+    """One arm of status.serving, of which `wanted` pods should be ready."""
     if arm is None:
         return ABSENT
     pods = seen.of(arm.version)
@@ -86,7 +86,7 @@ async def observe(ctx: Context, cycle: ImprovementCycle, seen: Fleet, arm: Arm |
     trouble = _trouble(pods, now) or _refused_pods(seen.deployments.get(arm.deployment))
     observation = ArmObservation(
         exists=arm.deployment in seen.deployments,
-        replicas=cycle.spec.serving.replicas,
+        replicas=wanted,
         ready=len(ready),
         serves_model=serves,
         failure=failure,
@@ -167,13 +167,13 @@ def _trouble(pods: list[Pod], now: datetime) -> Remark | None:
     return None
 
 
-def request(ctx: Context, cycle: ImprovementCycle, version: ModelVersion) -> ArmRequest:
-    """What the version's arm is made from."""
+def request(ctx: Context, cycle: ImprovementCycle, version: ModelVersion, replicas: int | None) -> ArmRequest:
+    """What the version's arm is made from. `replicas` is None when somebody else scales it."""
     recipe = version.spec.training or cycle.spec.training.hyperparameters
     # A finished adapter's rank is only known to its file; vLLM needs an upper bound of it beforehand.
     rank = recipe.lora.rank if version.spec.dataset is not None else max(64, recipe.lora.rank)
     images = ctx.settings.images
-    return ArmRequest(cycle, version.metadata.name, version.adapter, rank, images.trainer, images.vllm)
+    return ArmRequest(cycle, version.metadata.name, version.adapter, rank, images.trainer, images.vllm, replicas)
 
 
 async def ensure(ctx: Context, wanted: ArmRequest, present: Deployment | None) -> bool:
@@ -182,6 +182,8 @@ async def ensure(ctx: Context, wanted: ArmRequest, present: Deployment | None) -
     if present is not None and _same(present, manifest):
         return False
     await ctx.kube.create(manifests.fetch_config_map(wanted), wanted.cycle.metadata.uid)
+    if present is not None and wanted.replicas is None:
+        await autoscaling.hand_over(ctx, present)
     await ctx.kube.apply(manifest)
     budget = manifests.disruption_budget(wanted)
     if budget is not None:
@@ -197,17 +199,17 @@ def _same(present: Deployment, manifest: dict[str, object]) -> bool:
     stamp = manifests.MANIFEST_ANNOTATION
     return (
         present.metadata.annotations.get(stamp) == wanted.metadata.annotations[stamp]
-        and present.spec.replicas == wanted.spec.replicas
+        and ("replicas" not in wanted.spec.model_fields_set or present.spec.replicas == wanted.spec.replicas)
         and present.spec.template.spec.containers == wanted.spec.template.spec.containers
     )
 
 
-async def remove(ctx: Context, namespace: str, present: Deployment) -> None:
+async def remove(ctx: Context, cycle: ImprovementCycle, present: Deployment) -> None:
     """Take an arm away, the Deployment last, so that a crash in between leaves the sign that there is more to do."""
-    name = present.metadata.name
+    name, namespace = present.metadata.name, present.metadata.namespace
     config_map = present.metadata.annotations.get(manifests.INPUT_ANNOTATION)
     if config_map:
         await ctx.kube.delete(ConfigMap, namespace, config_map)
-    if present.spec.replicas > 1:
+    if max(present.spec.replicas, cycle.spec.serving.replicas) > 1:
         await ctx.kube.delete("PodDisruptionBudget", namespace, name)
     await ctx.kube.delete(Deployment, namespace, name)

@@ -4,6 +4,7 @@ Room: operator, reconcile. The only writer of a cycle's status. One pass: observ
 status will be; write it; make the children be what it says.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ from ratchet_api.names import CYCLE_KIND
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.events import Subject
-from ratchet_operator.clients.gateway import weight_in_force
 from ratchet_operator.clients.objects import Deployment
 from ratchet_operator.domain import ledger, queries, run, versions
 from ratchet_operator.domain import rollout as rollouts
@@ -21,11 +21,19 @@ from ratchet_operator.domain.rollout import RolloutObservation
 from ratchet_operator.errors import InvalidObject
 from ratchet_operator.manifests import versions as manifests
 from ratchet_operator.manifests.stages import StageRequest
-from ratchet_operator.reconcile import arms, jobs, rollout, runs
+from ratchet_operator.reconcile import arms, autoscaling, jobs, rollout, runs
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
+from ratchet_operator.reconcile.httproute import HttpRouteRouter
+from ratchet_operator.reconcile.replicas import ReplicaRouter
+from ratchet_operator.reconcile.routers import GatewayRouter, Router, Traffic
 
 SECOND = timedelta(seconds=1)
+ROUTERS: dict[str, Callable[[Context, ImprovementCycle, arms.Fleet], Router]] = {
+    "gateway": GatewayRouter,
+    "httpRoute": HttpRouteRouter,
+    "replicas": ReplicaRouter,
+}
 
 
 async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
@@ -57,6 +65,9 @@ class CyclePass:
         self.now = now
         self.versions: list[ModelVersion] = []
         self.fleet = arms.Fleet({}, [])
+        self.router: Router = GatewayRouter(ctx, cycle, self.fleet)
+        self.traffic = Traffic()
+        self.scalers: autoscaling.Scalers = {}
         self.stable = self.candidate = arms.ABSENT
         self.missing: Remark | None = None
         """The Secret that the arms need is not there."""
@@ -116,13 +127,38 @@ class CyclePass:
             self.stalled.append(refused)
         self.versions = await kube.select(ModelVersion, self.namespace, fields=f"spec.cycle={self.name}")
         self.fleet = await arms.fleet(self.ctx, self.before)
-        serving = self.status.serving
-        self.stable = await arms.observe(self.ctx, self.before, self.fleet, serving.stable, self.now)
-        self.candidate = await arms.observe(self.ctx, self.before, self.fleet, serving.candidate, self.now)
+        self.router = ROUTERS[self.before.spec.serving.router](self.ctx, self.before, self.fleet)
+        self.scalers = await autoscaling.find(self.ctx, self.namespace)
+        self.stable = await self._observe_arm(self.status.serving.stable)
+        self.candidate = await self._observe_arm(self.status.serving.candidate)
+        await self._observe_traffic()
         if any(arm is None or arm.deployment not in self.fleet.deployments for arm in self._wanted_arms()):
             self.missing = await jobs.missing(kube, self.before)
             if self.missing is not None:
                 self.stalled.append(self.missing)
+
+    async def _observe_arm(self, arm: Arm | None) -> arms.ArmSeen:
+        wanted = 0
+        if arm is not None:
+            present = self.fleet.deployments.get(arm.deployment)
+            scaled = present is not None and self._scaled(arm)
+            wanted = present.spec.replicas if present is not None and scaled else self.router.goal(arm)
+        return await arms.observe(self.ctx, self.fleet, arm, wanted, self.now)
+
+    async def _observe_traffic(self) -> None:
+        self.traffic = await self.router.observe()
+        conflict = autoscaling.conflict(self.before, self._wanted_arms(), self.scalers)
+        self.stalled += [remark for remark in (self.traffic.stalled, conflict) if remark is not None]
+        if self.traffic.waiting is not None:
+            self.waiting.append(self.traffic.waiting)
+            self.wake.append(self.ctx.settings.pace.rollout)
+        if self.traffic.reset is not None:
+            self.tell(True, self.traffic.reset.reason, self.traffic.reset.message)
+        self.wake.append(self.router.pace)
+
+    def _scaled(self, arm: Arm) -> bool:
+        """Whether somebody else says how many pods the arm has."""
+        return self.before.spec.serving.router != "replicas" and arm.deployment in self.scalers
 
     def _wanted_arms(self) -> list[Arm | None]:
         serving = self.status.serving
@@ -173,12 +209,12 @@ class CyclePass:
         except ValueError as error:
             self.stalled.append(Remark(Reason.INVALID_SPEC, str(error)))
             looks = rollout.Looks()
-        routes = await self.ctx.gateway.routes()
         current = rollout.going_on(self.status)
         if current is not None:
-            seen = rollout.observation(self.cycle, self.versions, self.stable, self.candidate, routes, looks)
+            in_force = self.traffic.in_force
+            seen = rollout.observation(self.cycle, self.versions, self.stable, self.candidate, in_force, looks)
             self._advance(seen)
-        self._note_weights(routes)
+        self._note_arms()
         self.status = rollout.settled(self.status, self.before, self.status.run, self.now)
         if not self.stalled:
             self._begin()
@@ -207,21 +243,25 @@ class CyclePass:
             self.wake.append(self.ctx.settings.pace.rollout)
             self.tell(False, Reason.CANARY, f"the rollout of {asked.wanted.metadata.name} begins: its arm comes up")
 
-    def _note_weights(self, routes: list[Any] | None) -> None:
-        serving, key = self.status.serving, f"{self.namespace}/{self.name}"
+    def _note_arms(self) -> None:
+        serving = self.status.serving
         noted: dict[str, Arm] = {}
+        ready: dict[str, int] = {}
         for role, arm, seen in (
             ("stable", serving.stable, self.stable),
             ("candidate", serving.candidate, self.candidate),
         ):
             if arm is not None:
-                facts = {
-                    "observed_weight": weight_in_force(routes, key, arm.version),
-                    "replicas": self.before.spec.serving.replicas,
-                    "ready_replicas": seen.ready,
-                }
-                noted[role] = arm.model_copy(update=facts)
-        self.update(serving=serving.model_copy(update=noted))
+                ready[arm.version] = seen.ready
+                share = self.traffic.shares.get(arm.version)
+                noted[role] = arm.model_copy(update={"observed_weight": share, "ready_replicas": seen.ready})
+        serving = self.router.sized(serving.model_copy(update=noted), ready)
+        for role, seen in (("stable", self.stable), ("candidate", self.candidate)):
+            arm = getattr(serving, role)
+            if arm is not None and self._scaled(arm):
+                arm = arm.model_copy(update={"replicas": seen.observation.replicas})
+                serving = serving.model_copy(update={role: arm})
+        self.update(serving=serving)
 
     def _remember_rejections(self) -> None:
         for entry in versions.rejections(self.versions, self.cycle):
@@ -255,7 +295,7 @@ class CyclePass:
             suspended=spec.suspend,
             champion=stable.version if stable is not None else None,
             ready=self.stable.ready,
-            replicas=spec.serving.replicas,
+            replicas=stable.replicas if stable is not None else spec.serving.replicas,
             run=self.status.run,
             rollout=self.status.rollout,
             stalled=next(iter(self.stalled), None),
@@ -297,6 +337,7 @@ class CyclePass:
 
     async def _converge(self) -> None:
         acts = Acts()
+        await acts.attempt(self.router.act(self.status))
         if self._version(manifests.root_name(self.name)) is None:
             await acts.attempt(self.ctx.kube.create(manifests.root(self.before)))
         if self.missing is None:
@@ -304,7 +345,7 @@ class CyclePass:
                 await acts.attempt(self._ensure_arm(arm))
         await acts.attempt(runs.act(self))
         for deployment in self._unwanted():
-            await acts.attempt(arms.remove(self.ctx, self.namespace, deployment))
+            await acts.attempt(arms.remove(self.ctx, self.before, deployment))
         self.wake.append(acts.settle(self.ctx, self.before.metadata.uid))
 
     async def _ensure_arm(self, arm: Arm | None) -> None:
@@ -315,7 +356,8 @@ class CyclePass:
             return
         if not versions.is_served_by(arm, version):
             return
-        wanted = arms.request(self.ctx, self.before, version)
+        replicas = None if self._scaled(arm) else max(1, arm.replicas)
+        wanted = arms.request(self.ctx, self.before, version, replicas)
         await arms.ensure(self.ctx, wanted, self.fleet.deployments.get(arm.deployment))
 
     def _unwanted(self) -> list[Deployment]:

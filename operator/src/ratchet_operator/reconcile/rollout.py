@@ -11,7 +11,6 @@ from datetime import datetime
 from ratchet_api.cycle import Arm, Check, ImprovementCycle, ImprovementCycleStatus, RolloutStatus, RunStatus
 from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
 from ratchet_api.version import ModelVersion
-from ratchet_operator.clients.gateway import Routes, weight_in_force
 from ratchet_operator.domain import ab_test, approval, glance, ledger, pointer, queries, rollout, versions
 from ratchet_operator.domain.analysis import ArmReadings, Recent, judge
 from ratchet_operator.domain.pointer import Pointer
@@ -100,7 +99,7 @@ def observation(
     found: Sequence[ModelVersion],
     stable: ArmSeen,
     candidate: ArmSeen,
-    routes: list[Routes] | None,
+    in_force: int | None,
     looks: Looks,
 ) -> RolloutObservation:
     """All that domain.rollout.advance looks at."""
@@ -112,7 +111,7 @@ def observation(
     return RolloutObservation(
         stable=stable.observation,
         candidate=candidate.observation,
-        observed_weight=weight_in_force(routes, f"{meta.namespace}/{meta.name}", name),
+        observed_weight=in_force,
         checks=looks.measured,
         glances=looks.glances,
         outcome=looks.outcome,

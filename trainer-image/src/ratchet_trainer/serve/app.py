@@ -8,7 +8,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,10 @@ class Metrics:
 class Runtime:
     """One served model."""
 
-    def __init__(self, name: str, worker: Worker, loaded: Callable[[], Loaded]) -> None:
-        self._name = name
+    def __init__(self, names: Sequence[str], worker: Worker, loaded: Callable[[], Loaded]) -> None:
+        self._names = names
+        self._name = names[0]
+        """What answers say, whichever of the names was asked for: people see which version it was."""
         self._worker = worker
         self._loaded = loaded
         self._created = int(time.time())
@@ -88,7 +90,7 @@ class Runtime:
     async def _models(self, request: web.Request) -> web.Response:
         if not self._worker.ready.is_set():
             raise ApiError(503, "the model is being loaded", "service_unavailable", retry_after=2)
-        return web.json_response(protocol.model_list(self._name, self._created))
+        return web.json_response(protocol.model_list(self._names, self._created))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain", charset="utf-8")
@@ -111,8 +113,8 @@ class Runtime:
         if not self._worker.ready.is_set():
             raise ApiError(503, "the model is being loaded", "service_unavailable", retry_after=2)
         parsed = protocol.parse_request(await request.read())
-        if parsed.model != self._name:
-            text = f"the model {parsed.model!r} does not exist here; write {self._name!r}"
+        if parsed.model not in self._names:
+            text = f"the model {parsed.model!r} does not exist here; write {self._names[-1]!r}"
             raise ApiError(404, text, param="model", code="model_not_found")
         conversation = self._conversation(parsed)
         try:

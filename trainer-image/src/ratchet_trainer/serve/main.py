@@ -96,7 +96,7 @@ def _load(options: argparse.Namespace, loaded: list[Loaded]) -> Any:
     base, adapter = options.model_dir / "base", options.model_dir / "adapter"
     if not base.is_dir():
         raise Missing(Reason.MISSING_BASE_MODEL, f"--model-dir: {options.model_dir} has no base/; run `fetch` first")
-    name, device = options.served_model_name, pick_device()
+    name, device = options.served_model_name[0], pick_device()
     tokenizer = load_tokenizer(base, name)
     model = load_model(base, name, device, inference_dtype(device))
     if not supported(model.config):

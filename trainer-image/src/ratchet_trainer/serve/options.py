@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-dir", type=Path, required=True, metavar="DIR", help="holds base/ and, for a version with one, adapter/"
     )
-    parser.add_argument("--served-model-name", required=True, metavar="NAME", help="what /v1/models lists")
+    parser.add_argument(
+        "--served-model-name", required=True, nargs="+", metavar="NAME",
+        help="what /v1/models lists; answers carry the first",
+    )  # fmt: skip
     parser.add_argument(
         "--max-model-len", type=int, metavar="TOKENS", help="longest prompt and answer together (default: the model's)"
     )

@@ -4,6 +4,7 @@ Room: trainer. Pure.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -124,6 +125,7 @@ def _head(answer_id: str, model: str, kind: str, created: int | None = None) -> 
     return {"id": answer_id, "object": kind, "created": created or int(time.time()), "model": model}
 
 
-def model_list(name: str, created: int) -> dict[str, Any]:
-    """/v1/models: the one model."""
-    return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": "ratchet"}]}
+def model_list(names: Sequence[str], created: int) -> dict[str, Any]:
+    """/v1/models: the one model, under each of its names."""
+    models = [{"id": name, "object": "model", "created": created, "owned_by": "ratchet"} for name in names]
+    return {"object": "list", "data": models}
