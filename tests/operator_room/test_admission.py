@@ -77,7 +77,7 @@ def full_cycle(namespace: str) -> JSON:
             "abTest": {"margin": "0.05", "maxDuration": "14d", "outcome": {"metric": "errors"}},
             "interval": "1m",
             "window": "5m",
-            "metrics": [METRIC, {"name": "errors", "preset": "errors"}],
+            "metrics": [METRIC, {"name": "errors", "kind": "proportion", "bad": "x", "all": "y"}],
             "maxHold": "6h",
             "progressDeadline": "30m",
             "bake": "30m",
@@ -157,9 +157,14 @@ async def test_strings_that_do_not_match(world: World) -> None:
     for manifest in full.values():
         await taken(world, manifest)
     finished = version_manifest(world.namespace, "finished")
+    counted = full_cycle(world.namespace)
+    counted["spec"]["serving"] = {"router": "replicas", "replicas": 2, "replicaSplit": {"service": "chat"}}
+    await taken(world, counted)
 
     async def broken(kind: str, path: tuple[str, ...], message: str) -> None:
         manifest = copy.deepcopy(finished if path[:2] == ("spec", "adapter") else full[kind])
+        if path[:3] == ("spec", "serving", "replicaSplit"):
+            manifest = copy.deepcopy(counted)
         put(manifest, path, "no such thing!")
         said = await refused(world, manifest)
         assert message in said, f"{kind} {'.'.join(path)}: {said}"
