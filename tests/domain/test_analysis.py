@@ -70,9 +70,17 @@ def test_proportion(candidate: ArmReadings, stable: ArmReadings, verdict: str, r
     assert got.measured_at == NOW
 
 
-def test_an_unknown_age_does_not_matter() -> None:
-    stable = ArmReadings(bad=Sample(82), all=Sample(402), age=NO_DATA)
+def test_an_age_that_could_not_be_asked_for_does_not_matter() -> None:
+    stable = ArmReadings(bad=Sample(82), all=Sample(402), age=NoSample("QueryError", "time-out"))
     assert judge(FEEDBACK, counts(60, 300), stable, NOW).verdict == "Pass"
+
+
+def test_a_target_that_is_lost_is_stale_although_a_range_still_finds_its_past() -> None:
+    lost = ArmReadings(bad=Sample(82), all=Sample(402), age=NO_DATA)
+    for arms in ((counts(60, 300), lost), (lost, counts(60, 300))):
+        got = judge(FEEDBACK, *arms, NOW)
+        assert (got.verdict, got.reason) == ("Unknown", "Stale")
+        assert "no longer scraped" in got.message
 
 
 def recent(ours: ArmReadings, theirs: ArmReadings | None, seconds: float = 30) -> Recent:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ratchet_local.cli
-from ratchet_cli import curate
+from ratchet_cli import curate, simulate
 from ratchet_cli.demo import cli as demo
 from ratchet_cli.oncall import cli as oncall
 from ratchet_local.errors import LocalError
@@ -26,6 +26,7 @@ def parser(program: str = "ratchet") -> argparse.ArgumentParser:
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     oncall.register(commands, program)
     curate.register(commands)
+    simulate.register(commands)
     ratchet_local.cli.register(commands)
     demo.register(commands)
     return root
@@ -34,8 +35,11 @@ def parser(program: str = "ratchet") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 when it did what was asked."""
     program = "kubectl ratchet" if Path(sys.argv[0]).name == "kubectl-ratchet" else "ratchet"
-    arguments = parser(program).parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words[:1] == [simulate.NAME]:
+            return simulate.run(words[1:])
+        arguments = parser(program).parse_args(words)
         return int(arguments.run(arguments))
     except LocalError as error:
         print(f"ratchet: {error}", file=sys.stderr)

@@ -215,6 +215,8 @@ def _recent_harm(
             continue
         if min(ours.samples or 0.0, then.samples or 0.0) < RECENT_EVENTS:
             continue
+        if (ours.value - then.value) <= margin:
+            continue  # an interval holds its estimate, so this one could not prove harm
         interval = sequential.recent_difference(*_events(ours), *_events(then))
         if interval.lower > margin:
             message = f"{_compared(metric, ours, then, interval, before)}, in the last {format_duration(window.length)}"
@@ -308,6 +310,10 @@ def _too_few(metric: Metric, check: Check) -> Check:
 def _figures(metric: Metric, kind: Kind, arm: ArmReadings) -> _Figures | NoSample:
     if isinstance(arm.age, Sample) and arm.age.value > STALE_AFTER:
         return NoSample("Stale", f"last scraped {arm.age.value:.0f} s ago, more than {STALE_AFTER:.0f}")
+    # A range still finds the samples from before the target was lost; an instant does not.
+    lost = isinstance(arm.age, NoSample) and arm.age.reason == "NoData"
+    if lost and isinstance(arm.all or arm.samples or arm.value, Sample):
+        return NoSample("Stale", "no longer scraped, so that what is known of it is of the past")
     if kind == "proportion":
         bad, total = _number(arm.bad, "bad"), _number(arm.all, "all")
         return _share(metric, bad, total)

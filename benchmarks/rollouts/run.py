@@ -1,0 +1,142 @@
+"""10,000 seeded rollouts a row through the code that decides, beside Flagger's and Argo Rollouts' rules.
+
+    python -m benchmarks.rollouts.run [--rollouts 10000] [--rows equal,half] [--out docs/simulated-rollouts.md]
+
+(from the repository's root). Every system gets the very same sessions; what differs is which of them its weights send
+to the candidate. Rows go to results.json as they are done, so that
+an interrupted run can go on with the others.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rollouts import peers
+
+from ratchet_api.rollout import Rollout
+from ratchet_operator.simulate.replay import generated
+from ratchet_operator.simulate.traffic import SCENARIOS, Scenario, Scraped, Traffic
+
+HORIZON, LONG = 600.0, 4800.0
+RESULTS = Path(__file__).parent / "results.json"
+SYSTEMS = ("Ratchet", "Flagger 1", "Flagger 3", "Argo 0", "Argo 2")
+
+
+def policy(bake: str) -> Rollout:
+    """Interval 10 s, window 30 s, steps 25/50/75/100 of an interval each, errors +2 points; else the defaults."""
+    steps = [{"weight": w, "minTime": "10s" if w < 100 else "0s"} for w in peers.WEIGHTS]
+    metric = {"name": "errors", "preset": "errors", "margin": "0.02"}
+    document = {"interval": "10s", "window": "30s", "steps": steps, "bake": bake, "metrics": [metric]}
+    return Rollout.model_validate(document)
+
+
+@dataclass
+class Tally:
+    """One system's ends in a row."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    to_zero: list[float] = field(default_factory=list)
+    """Seconds from the regression (or, without one, from the first weight) to weight 0."""
+    rose: int = 0
+    """Rollouts in which the weight rose right after a failed look."""
+
+    def add(self, outcome: str, weights: list[tuple[float, int]], rose: bool, since: float | None) -> None:
+        """One more rollout."""
+        self.outcomes[outcome] += 1
+        self.rose += rose
+        if outcome == "RolledBack":
+            began = since if since is not None else next((at for at, weight in weights if weight > 0), 0.0)
+            self.to_zero.append(weights[-1][0] - began)
+
+
+def row(name: str, scenario: Scenario, rollouts: int) -> dict[str, Any]:
+    """One row: all systems over the same seeds."""
+    sparse = scenario.rate < 10
+    spec, horizon = policy("30m" if sparse else "5m"), LONG if sparse else HORIZON
+    tallies = {system: Tally() for system in SYSTEMS}
+    began = time.process_time()
+    for seed in range(rollouts):
+        traffic = Traffic(scenario, f"{name} {seed}", peers.WEIGHTS)
+        for system, tally in tallies.items():
+            source = Scraped(traffic, "errors")
+            if system == "Ratchet":
+                line = generated(spec, source, horizon, skim=True, record=False)
+                tally.add(line.outcome, line.weights, line.rose_failing, source.regressed_at())
+                continue
+            rule, _, limit = system.partition(" ")
+            end = (peers.flagger if rule == "Flagger" else peers.argo)(source, int(limit), horizon)
+            tally.add(end.outcome, end.weights, end.rose_failing, source.regressed_at())
+    return {
+        "name": name,
+        "title": scenario.title,
+        "rollouts": rollouts,
+        "regresses": scenario.worse > 0,
+        "cpuSeconds": round(time.process_time() - began, 1),
+        "systems": {
+            system: {
+                "outcomes": dict(tally.outcomes),
+                "rose": tally.rose,
+                "median": quantile(tally.to_zero, 0.5),
+                "p95": quantile(tally.to_zero, 0.95),
+            }
+            for system, tally in tallies.items()
+        },
+    }
+
+
+def quantile(values: list[float], q: float) -> float | None:
+    """The nearest-rank quantile."""
+    return sorted(values)[max(0, math.ceil(q * len(values)) - 1)] if values else None
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927)."""
+    p = hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def main() -> None:
+    """Runs the rows asked for, and writes the page of all rows known."""
+    parser = argparse.ArgumentParser(description="Simulated rollouts")
+    parser.add_argument("--rollouts", type=int, default=10_000)
+    parser.add_argument("--rows", default=",".join(SCENARIOS))
+    parser.add_argument("--out", type=Path, default=Path("docs/simulated-rollouts.md"))
+    arguments = parser.parse_args()
+    known = {r["name"]: r for r in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
+    for name in filter(None, arguments.rows.split(",")):
+        known[name] = row(name, SCENARIOS[name], arguments.rollouts)
+        rows = [known[n] for n in SCENARIOS if n in known]
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+        arguments.out.write_text(page(rows))
+        print(name, known[name]["cpuSeconds"], "s", known[name]["systems"]["Ratchet"], flush=True)
+    arguments.out.write_text(page([known[n] for n in SCENARIOS if n in known]))
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The page as Markdown."""
+    head = (Path(__file__).parent / "page.md").read_text()
+    lines = ["| what happens | n | system | rolled back | [95 %] | promoted | neither | s to weight 0: median | p95 "
+             "| rose on a failed look |", "|---|---:|---|---:|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for entry in rows:
+        for index, (system, seen) in enumerate(entry["systems"].items()):
+            n, outcomes = entry["rollouts"], seen["outcomes"]
+            back, on = outcomes.get("RolledBack", 0), outcomes.get("Promoted", 0)
+            low, high = wilson(back, n)
+            times = [f"{seen[q]:.0f}" if seen[q] is not None else "" for q in ("median", "p95")]
+            first = (entry["title"], str(n)) if index == 0 else ("", "")
+            shares = [f"{100 * count / n:.2f} %" for count in (back, on, n - back - on)]
+            cells = [*first, system, shares[0], f"{100 * low:.2f} - {100 * high:.2f}", *shares[1:], *times]
+            cells.append(str(seen["rose"]))
+            lines.append("| " + " | ".join(cells) + " |")
+    return head + "\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
