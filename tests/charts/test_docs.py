@@ -27,6 +27,9 @@ PAGES = [
     "docs/reference.md",
     "docs/reasons.md",
     "docs/gitops-health.md",
+    "examples/gitops/README.md",
+    "examples/gitops/argocd/README.md",
+    "examples/gitops/flux/README.md",
 ]
 KINDS = {"ImprovementCycle": ImprovementCycle, "ModelVersion": ModelVersion}
 
@@ -65,14 +68,14 @@ def test_paths_that_are_typed_exist(page: tuple[Path, str], repository: Path) ->
     assert [name for name in typed if not (repository / name).exists()] == []
 
 
-def test_resources_in_yaml_blocks_are_valid(page: tuple[Path, str]) -> None:
+def test_resources_in_yaml_blocks_are_valid(page: tuple[Path, str], repository: Path) -> None:
     whole = {d["spec"]["names"]["kind"]: d["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
              for d in definitions().values()}  # fmt: skip
     found = [d for block in blocks(page[1], "yaml") for d in yaml.safe_load_all(block) if "kind" in d]
     for document in found:
         KINDS[document["kind"]].model_validate(document)
         jsonschema.Draft202012Validator(whole[document["kind"]]).validate(document)
-    assert found or page[0].name != "README.md"
+    assert found or page[0] != repository / "README.md"
 
 
 def test_values_in_the_install_page_are_the_chart_s(repository: Path, chart: helm_python.Chart) -> None:
