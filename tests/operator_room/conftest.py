@@ -1,6 +1,9 @@
 """Fixtures of the operator's tests."""
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratchet_local import Platform
+from ratchet_local.toolchain import find_go
 from ratchet_operator.clients.transport import Api
 
 
@@ -31,6 +35,30 @@ _load("operator_stories", "stories.py")
 
 if TYPE_CHECKING:
     from world import World
+
+
+GATEWAY_API = ("sigs.k8s.io/gateway-api@v1.6.3", "h1:lKpJa5bGlraC/QeACvCpsHLdmO6y0iKfzVl6gzaFEYc=")
+"""The module whose CRDs are installed, and its digest as in a go.sum."""
+
+
+@pytest.fixture(scope="session")
+def gateway_api(cluster: Platform, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The real HTTPRoute, from the standard channel."""
+    module, digest = GATEWAY_API
+    answer = subprocess.run(
+        [find_go(print), "mod", "download", "-json", module],
+        cwd=tmp_path_factory.mktemp("module"),
+        # The digest is held against ours below.
+        env=os.environ | {"GOSUMDB": "off", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=mod"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(answer.stdout or "{}")
+    assert found.get("Sum") == digest, f"{module} cannot be had: {found.get('Error') or answer.stderr or found}"
+    crd = Path(found["Dir"]) / "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"
+    cluster.kubectl("apply", "--server-side", "-f", str(crd))
+    cluster.kubectl("wait", "--for=condition=Established", "crd/httproutes.gateway.networking.k8s.io", "--timeout=60s")
 
 
 @pytest.fixture

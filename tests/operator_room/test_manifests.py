@@ -233,6 +233,29 @@ def test_vllm_takes_a_few_ranks_only(rank: int, flag: str) -> None:
     assert f"assistant-1={MODEL_DIR}/adapter" in args
 
 
+@pytest.mark.parametrize(
+    ("runtime", "adapter", "expected"),
+    [
+        ("transformers", ADAPTER, ["--served-model-name", "assistant-1", "assistant"]),
+        ("vllm", None, ["--served-model-name", "assistant-1", "assistant"]),
+        (
+            "vllm",
+            ADAPTER,
+            ["--lora-modules", f"assistant-1={MODEL_DIR}/adapter", f"assistant={MODEL_DIR}/adapter"],
+        ),
+    ],
+)
+def test_past_the_gateway_people_ask_for_the_cycle(
+    runtime: str, adapter: AdapterRef | None, expected: list[str]
+) -> None:
+    """Nobody translates the name for them."""
+    of = cycle(serving={"runtime": runtime, "router": "httpRoute", "httpRoute": {"name": "chat"}})
+    manifest = arms.deployment(ArmRequest(of, "assistant-1", adapter, 8, TRAINER, VLLM, 1))
+    args = manifest["spec"]["template"]["spec"]["containers"][0]["args"]
+    at = args.index(expected[0])
+    assert args[at : at + 3] == expected
+
+
 @pytest.mark.apiserver
 async def test_the_real_api_server_takes_all_of_them_in_a_restricted_namespace(world: World) -> None:
     """Strict: no unknown field, no warning of the restricted Pod Security Standard, which would refuse the pods."""
