@@ -21,7 +21,7 @@ def test_a_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.health == Address("127.0.0.1", 8081)
     assert settings.metrics == Address("::1", 9090)
     assert settings.election is not None
-    assert settings.election.identity.startswith("operator-0-")
+    assert settings.election.identity.startswith("operator-0_")
     assert settings.election.renew_deadline < settings.election.duration
     assert level == "info"
 
