@@ -15,7 +15,7 @@ from ratchet_api.names import CYCLE_PLURAL, FIELD_MANAGER, GROUP_VERSION, VERSIO
 from ratchet_api.version import ModelVersion, ModelVersionStatus
 from ratchet_operator.clients.objects import Lease, Meta, Secret
 from ratchet_operator.clients.transport import JSON, AlreadyExists, NotFound, Transport
-from ratchet_operator.errors import InvalidObject, Waiting
+from ratchet_operator.errors import Conflict, InvalidObject, Waiting
 from ratchet_operator.metrics import Metrics
 
 T = TypeVar("T", bound=BaseModel)
@@ -179,13 +179,8 @@ class Kube:
             "metadata": {"resourceVersion": meta.resource_version},
             "status": {"conditions": conditions, "observedGeneration": meta.generation},
         }
-        await self._transport.request(
-            "patch",
-            RESOURCES[kind].path(meta.namespace, meta.name, "status"),
-            body=body,
-            query={"fieldManager": FIELD_MANAGER},
-            content_type="application/merge-patch+json",
-        )
+        path = RESOURCES[kind].path(meta.namespace, meta.name, "status")
+        await self._change("patch", path, body, "application/merge-patch+json")
 
     async def _write_status(self, kind: str, meta: ObjectMeta, status: JSON) -> JSON:
         self._guard("status", kind)
@@ -197,12 +192,16 @@ class Kube:
             "metadata": {"name": meta.name, "namespace": meta.namespace, "resourceVersion": meta.resource_version},
             "status": status,
         }
-        return await self._transport.request(
-            "put",
-            resource.path(meta.namespace, meta.name, "status"),
-            body=body,
-            query={"fieldManager": FIELD_MANAGER},
-        )
+        return await self._change("put", resource.path(meta.namespace, meta.name, "status"), body)
+
+    async def _change(self, method: str, path: str, body: JSON, content_type: str | None = None) -> JSON:
+        """Of an object that was read before: one that has been deleted since is a Conflict like any other change."""
+        try:
+            return await self._transport.request(
+                method, path, body=body, query={"fieldManager": FIELD_MANAGER}, content_type=content_type
+            )
+        except NotFound as error:
+            raise Conflict(f"{error}: deleted since it was read") from error
 
     # The Lease is written by those who do not lead yet, so these two do not ask the guard.
 
