@@ -67,6 +67,16 @@ trainer: $(STAMP) ## tests that load a real language model, and other slow ones
 	@echo "==> model tests"
 	@$(PYTEST) -m "(model or slow) and not apiserver and not e2e"
 
+SEEDS ?= 2000
+
+.PHONY: chaos
+chaos: $(STAMP) ## crash safety: SEEDS=2000 stories under seeded faults (see docs/crash-safety.md)
+	@"$(PY)" tests/chaos/chaos.py --seeds $(SEEDS)
+
+.PHONY: mutations
+mutations: $(STAMP) ## which defects made by hand the simulator finds, and after how many seeds
+	@"$(PY)" tests/chaos/mutations.py
+
 .PHONY: e2e
 e2e: $(STAMP) ## the story, shortened, on the local platform
 	@echo "==> end to end"

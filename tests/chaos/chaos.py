@@ -71,7 +71,8 @@ def main() -> int:
     parser.add_argument("--stop", type=int, default=10, help="give up after so many failures (default: 10)")
     parser.add_argument("--verbose", action="store_true", help="print the schedule of good seeds, too")
     arguments = parser.parse_args()
-    seeds = [arguments.seed] if arguments.seed is not None else range(arguments.first, arguments.first + arguments.seeds)
+    first = arguments.first if arguments.seed is None else arguments.seed
+    seeds = range(first, first + (arguments.seeds if arguments.seed is None else 1))
     begun, failed, passes, faults = time.monotonic(), 0, 0, Counter[str]()
     done = 0
     for seed in seeds:
@@ -95,5 +96,5 @@ def main() -> int:
 if __name__ == "__main__":
     if os.environ.get("PYTHONHASHSEED") != "0":
         # Sets are walked in the order of their hashes.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
     sys.exit(main())

@@ -262,12 +262,17 @@ class Controllers:
             labels["batch.kubernetes.io/job-name"] = meta["name"]
         reference = {"kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
         named = {"name": f"{meta['name']}-{number}", "namespace": NAMESPACE, "labels": labels}
-        pod = {"kind": "Pod", "metadata": named | {"ownerReferences": [reference]}}
+        volumes = owner["spec"]["template"]["spec"].get("volumes") or []
+        mounted = [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]
+        pod = {"kind": "Pod", "metadata": named | {"ownerReferences": [reference]}, "spec": {"configMaps": mounted}}
         self._server.request("controllers", "post", plural_path("Pod"), pod)
 
     def _start(self, name: str, uid: str) -> None:
         pod = self._server.find("Pod", name)
         if pod is None or pod["metadata"]["uid"] != uid:
+            return
+        if any(self._server.find("ConfigMap", volume) is None for volume in pod["spec"]["configMaps"]):
+            self._loop.call_later(5.0, self._start, name, uid)
             return
         self._server.status("kubelet", "Pod", name, running(self._server.clock.text(), f"10.0.0.{uid[4:]}"))
         if pod["metadata"]["ownerReferences"][0]["kind"] == "Job":

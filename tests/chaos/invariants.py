@@ -136,8 +136,11 @@ class Invariants:
             for arm in ((old.get("serving") or {}).get(role) for role in ("stable", "candidate"))
             if arm
         }
-        for arm in (stable, candidate):
-            if arm and before and arm["weight"] > before.get(arm["version"], 0) and not self._lately_whole(arm["version"]):
+        rising = [
+            arm for arm in (stable, candidate) if arm and before and arm["weight"] > before.get(arm["version"], 0)
+        ]
+        for arm in rising:
+            if not self._lately_whole(arm["version"]):
                 self._fail(f"weight of {arm['version']} rises to {arm['weight']} without a ready arm")
         standing = {r["digest"]: r for r in new.get("rejected") or [] if not r.get("retried")}
         if candidate and candidate.get("digest") in standing and candidate["digest"] not in self._retry():
@@ -161,10 +164,10 @@ class Invariants:
         if old.get("finishedAt") and [old.get(k) for k in ended] != [new.get(k) for k in ended]:
             self._fail(f"run {old['number']} has ended twice: {old} {new}")
         stages = ("Curating", "Training", "Evaluating", "RollingOut", "Done")
-        if stages.index(new["stage"]) < stages.index(old["stage"]):
-            # A proof against a champion that serves no more is repeated.
-            if (old["stage"], new["stage"]) != ("RollingOut", "Evaluating"):
-                self._fail(f"run {old['number']} goes back from {old['stage']} to {new['stage']}")
+        # A proof against a champion that serves no more is repeated.
+        repeated = (old["stage"], new["stage"]) == ("RollingOut", "Evaluating")
+        if stages.index(new["stage"]) < stages.index(old["stage"]) and not repeated:
+            self._fail(f"run {old['number']} goes back from {old['stage']} to {new['stage']}")
 
     def _rollout(self, old: JSON | None, new: JSON | None) -> None:
         if new is not None and (old is None or old["startedAt"] != new["startedAt"]):
@@ -203,9 +206,8 @@ class Invariants:
                 self._fail(f"{name}: {stage['stage']} is forgotten")
             elif self._attempts(now) < self._attempts(stage):
                 self._fail(f"{name}: attempts at {stage['stage']} go back: {stage} {now}")
-            elif stage.get("finishedAt") and not now.get("finishedAt"):
-                if now.get("attempts", {}).get("repeated", 0) == stage.get("attempts", {}).get("repeated", 0):
-                    self._fail(f"{name}: {stage['stage']} had ended and goes on")
+            elif stage.get("finishedAt") and not now.get("finishedAt") and self._attempts(now) == self._attempts(stage):
+                self._fail(f"{name}: {stage['stage']} had ended and goes on")
         before = (old.get("artifacts") or {}).get("adapter")
         if before and before != (new.get("artifacts") or {}).get("adapter"):
             self._fail(f"{name}: another adapter than before")
@@ -247,10 +249,10 @@ class Invariants:
         if decision and (name, decision["reason"]) not in said:
             self._fail(f"nobody was told: {decision['reason']} {decision['message']}")
         for version in self._simulation.server.all("ModelVersion"):
-            for condition in version["status"]["conditions"]:
-                if condition["type"] == "Rejected" and condition["status"] == "True":
-                    if (version["metadata"]["name"], condition["reason"]) not in said:
-                        self._fail(f"nobody was told: {version['metadata']['name']} {condition['reason']}")
+            rejected = [c for c in version["status"]["conditions"] if c["type"] == "Rejected" and c["status"] == "True"]
+            for condition in rejected:
+                if (version["metadata"]["name"], condition["reason"]) not in said:
+                    self._fail(f"nobody was told: {version['metadata']['name']} {condition['reason']}")
 
 
 def _arms(status: JSON) -> list[JSON]:

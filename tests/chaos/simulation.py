@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import kopf
 from cluster import NAMESPACE, Clock, Controllers, Server, plural_path, ready, split
 from faults import Dice, Killed, Link
 from invariants import Invariants
 from operator_world import SETTINGS
 
-import kopf
 from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, STAGE_LABEL, VERSION_LABEL
 from ratchet_api.stage import StageReport
 from ratchet_operator import handlers
@@ -69,7 +69,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class Process(Application):
     """An operator process: all of it but kopf's sockets, the health servers and HTTP."""
 
-    def __init__(self, simulation: "Simulation", name: str, election: Election | None) -> None:
+    def __init__(self, simulation: "Simulation", name: str, election: Election | None, visitor: bool) -> None:
+        self.visitor = visitor
+        """One too many, who is not replaced."""
         self.link = Link(simulation, name)
         settings = dataclasses.replace(SETTINGS, election=election, workers=2, namespaces=(NAMESPACE,))
         super().__init__(settings, self.link)
@@ -375,16 +377,16 @@ class Simulation:
                 name = self.dice.random.choice(jobs)["metadata"]["name"]
                 self.note(f"Job {name} is deleted")
                 self.server.delete("somebody", plural_path("Job"), name)
-            if self.dice.strikes("intruder", 0.3):
+            visited = any(process.visitor and not process.link.dead for process in self._processes)
+            if not visited and self.dice.strikes("intruder", 0.2):
                 self.note("a second operator")
-                self._loop.call_later(self.dice.between(5.0, 40.0), self._begin(None, visitor=True).die)
+                self._loop.call_later(self.dice.between(5.0, 30.0), self._begin(None, visitor=True).die)
 
     # Operators
 
     def _begin(self, election: Election | None, visitor: bool = False) -> Process:
         self._made += 1
-        process = Process(self, f"operator-{self._made}", election)
-        process.visitor = visitor  # type: ignore[attr-defined]
+        process = Process(self, f"operator-{self._made}", election, visitor)
         self._processes.append(process)
         process.start()
         return process
@@ -396,7 +398,7 @@ class Simulation:
 
     def died(self, process: Process) -> None:
         """Another one takes its place, unless it was one too many."""
-        if not self._over and not process.visitor:  # type: ignore[attr-defined]
+        if not self._over and not process.visitor:
             self._loop.call_later(self.dice.between(1.0, 20.0), self._again)
 
     def _again(self) -> None:
@@ -470,7 +472,7 @@ class Story:
     """A story: what people do, what the stages report, and what its end is."""
 
     name = ""
-    bad: Mapping[str, float] = {}  # noqa: RUF012
+    bad: Mapping[str, float] = {}
     returns = False
     """Whether versions may have more than one rollout, because a person moves the pointer."""
 

@@ -93,7 +93,7 @@ class People:
 class Tale(Story):
     """Defaults of all stories."""
 
-    gate: Mapping[str, int] = {}  # noqa: RUF012
+    gate: Mapping[str, int] = {}
     """Version -> cases that the candidate alone passes; 30 unless told."""
 
     def report(self, stage: str, version: str) -> JSON:
@@ -243,7 +243,7 @@ class Deleted(Tale):
     name = "deleted"
 
     async def tell(self, people: People) -> None:
-        steps = [{"weight": 25, "minTime": "1h"}, {"weight": 100, "minTime": "0s"}]
+        steps = [{"weight": 25, "minTime": "20s"}, {"weight": 100, "minTime": "0s"}]
         rollout = cycle_manifest(NAMESPACE)["spec"]["rollout"] | {"steps": steps}
         await people.serving(rollout=rollout)
         people.apply(version_manifest(NAMESPACE, "gone"))
@@ -307,7 +307,7 @@ class Moved(Tale):
     returns = True
 
     async def tell(self, people: People) -> None:
-        steps = [{"weight": 25, "minTime": "5m"}, {"weight": 100, "minTime": "0s"}]
+        steps = [{"weight": 25, "minTime": "20s"}, {"weight": 100, "minTime": "0s"}]
         rollout = cycle_manifest(NAMESPACE)["spec"]["rollout"] | {"steps": steps}
         await people.serving(rollout=rollout)
         people.apply(version_manifest(NAMESPACE, "hand"))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from ratchet_api.ab_test import AbTestStatus
+from ratchet_api.announcements import ANNOUNCEMENTS_LIMIT, Announcement
 from ratchet_api.base import Duration, Model, ObjectMeta, Observed, Signed, Time, matches, rule, rules
 from ratchet_api.conditions import Condition
 from ratchet_api.data import BaseModelRef, Curation, Sessions, Storage
@@ -425,6 +426,8 @@ class ImprovementCycleStatus(Observed):
     """Versions that will not be tried again, newest last."""
     last_good: list[Good] = Field(default_factory=list, max_length=100)
     """Champions so far, newest last."""
+    announcements: list[Announcement] = Field(default_factory=list, max_length=ANNOUNCEMENTS_LIMIT)
+    """The last events about it, so that one which a crash kept from being posted is posted afterwards."""
     history: list[HistoryEntry] = Field(default_factory=list, max_length=100)
     """Runs and rollouts that have ended, newest last."""
     next_run_time: Time | None = None

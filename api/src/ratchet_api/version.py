@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from ratchet_api.announcements import ANNOUNCEMENTS_LIMIT, Announcement
 from ratchet_api.base import Digest, Model, Name, ObjectMeta, Observed, Signed, Time, rule, rules
 from ratchet_api.conditions import Condition
 from ratchet_api.data import AdapterRef, BaseModelRef, DatasetRef
@@ -236,6 +237,8 @@ class ModelVersionStatus(Observed):
     """The stages so far."""
     provenance: Provenance = Field(default_factory=Provenance)
     """What it was made from."""
+    announcements: list[Announcement] = Field(default_factory=list, max_length=ANNOUNCEMENTS_LIMIT)
+    """The last events about it, so that one which a crash kept from being posted is posted afterwards."""
     outcome: Literal["Promoted", "RolledBack", "Returned"] | None = None
     """How its rollout ended. A version is rolled out at most once; to try again is to apply another one."""
 

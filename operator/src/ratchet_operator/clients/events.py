@@ -1,7 +1,7 @@
 """Kubernetes events (`kubectl describe` shows them): what was decided, measured against limit.
 
-Room: operator, clients. Best effort: the decision itself is in the status, so an event that cannot be written is
-logged and forgotten.
+Room: operator, clients. The decision itself is in the status, so an event that cannot be written stops nothing; see
+reconcile.announcing for how it is said all the same.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ class Events:
 
     async def post(
         self, subject: Subject, type: Literal["Normal", "Warning"], reason: Reason, message: str, now: datetime
-    ) -> None:
-        """Say it, unless it was said in the last hour (the API server's memory of events)."""
+    ) -> bool:
+        """Say it, unless it was said in the last hour (the API server's memory of events); whether it is said now."""
         meta = subject.meta
         said = hashlib.sha256(f"{meta.uid}/{reason}/{message}".encode()).hexdigest()[:16]
         manifest = {
@@ -68,3 +68,5 @@ class Events:
             await self._kube.create_event(manifest)
         except OperatorError as error:
             log.warning("the event could not be written: %s", error)
+            return False
+        return True

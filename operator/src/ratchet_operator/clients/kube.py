@@ -152,12 +152,17 @@ class Kube:
         if not Meta.model_validate(raw["metadata"]).owned_by(owner):
             raise Waiting(f"{resource.plural} {name} belongs to an earlier owner; waiting until it is collected", 2.0)
 
-    async def delete(self, kind: type[BaseModel] | str, namespace: str, name: str) -> bool:
-        """Delete it with its dependants, in the background; False when it is not there."""
+    async def delete(self, kind: type[BaseModel] | str, namespace: str, name: str, uid: str | None = None) -> bool:
+        """Delete it with its dependants, in the background; False when it is not there.
+
+        `uid`: of the object that was seen, so that a request which arrives late cannot hit its successor (Conflict).
+        """
         name_of_kind = kind if isinstance(kind, str) else kind.__name__
         self._guard("delete", name_of_kind)
         resource = RESOURCES[name_of_kind]
         body: JSON = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
         try:
             await self._transport.request("delete", resource.path(namespace, name), body=body)
         except NotFound:

@@ -113,8 +113,8 @@ class ContainerStatus(Kubernetes):
     name: str
     ready: bool = False
     restart_count: int = 0
-    state: ContainerState = ContainerState()
-    last_state: ContainerState = ContainerState()
+    state: ContainerState = Field(default_factory=ContainerState)
+    last_state: ContainerState = Field(default_factory=ContainerState)
 
     @property
     def ended(self) -> Terminated | None:
@@ -138,7 +138,7 @@ class Pod(Kubernetes):
     """A pod of a stage, an arm or the gateway."""
 
     metadata: Meta
-    status: PodStatus = PodStatus()
+    status: PodStatus = Field(default_factory=PodStatus)
 
     def condition(self, kind: str) -> StatusCondition | None:
         """The condition of that type."""
@@ -170,7 +170,7 @@ class Job(Kubernetes):
     """A stage's Job."""
 
     metadata: Meta
-    status: JobStatus = JobStatus()
+    status: JobStatus = Field(default_factory=JobStatus)
 
     def condition(self, kind: str) -> StatusCondition | None:
         """The condition of that type, if it is True."""
@@ -189,14 +189,14 @@ class PodTemplateSpec(Kubernetes):
 
 
 class PodTemplate(Kubernetes):
-    spec: PodTemplateSpec = PodTemplateSpec()
+    spec: PodTemplateSpec = Field(default_factory=PodTemplateSpec)
 
 
 class DeploymentSpec(Kubernetes):
     """Spec of a Deployment, as far as drift is looked for."""
 
     replicas: int = 1
-    template: PodTemplate = PodTemplate()
+    template: PodTemplate = Field(default_factory=PodTemplate)
 
 
 class DeploymentStatus(Kubernetes):
@@ -213,8 +213,8 @@ class Deployment(Kubernetes):
     """An arm's Deployment."""
 
     metadata: ManagedMeta
-    spec: DeploymentSpec = DeploymentSpec()
-    status: DeploymentStatus = DeploymentStatus()
+    spec: DeploymentSpec = Field(default_factory=DeploymentSpec)
+    status: DeploymentStatus = Field(default_factory=DeploymentStatus)
 
 
 class ConfigMap(Kubernetes):
@@ -250,4 +250,4 @@ class Lease(Kubernetes):
     """The leader's Lease."""
 
     metadata: Meta
-    spec: LeaseSpec = LeaseSpec()
+    spec: LeaseSpec = Field(default_factory=LeaseSpec)

@@ -134,7 +134,9 @@ def follow(run: RunStatus, version: RunVersion | None, now: datetime) -> RunStat
         return finished(run, "Accepted", f"{run.version} is accepted and waits for serving.version", now)
     if version.accepted:
         return run.model_copy(update={"stage": "RollingOut"})
-    return run.model_copy(update={"stage": "Evaluating" if version.trained else "Training"})
+    # Once trained is always trained, also in the eyes of a pass that read its version a moment too early.
+    trained = version.trained or run.stage in ("Evaluating", "RollingOut")
+    return run.model_copy(update={"stage": "Evaluating" if trained else "Training"})
 
 
 def rolled_out(run: RunStatus, outcome: RunOutcome, message: str, now: datetime) -> RunStatus:

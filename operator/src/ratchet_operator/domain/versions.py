@@ -213,7 +213,7 @@ def is_served_by(arm: Arm, version: ModelVersion) -> bool:
 
 def place(version: ModelVersion, cycle: ImprovementCycleStatus) -> Place | None:
     """Its place in what serves."""
-    memory = find(version.status.conditions, ConditionType.SERVING)
+    memory, known = find(version.status.conditions, ConditionType.SERVING), cycle.last_good
     if cycle.serving.stable is None:
         # A cycle that knows of no champion has lost its status, and asks its versions for it.
         return "Serving" if memory is not None and memory.status == "True" else None
@@ -224,6 +224,8 @@ def place(version: ModelVersion, cycle: ImprovementCycleStatus) -> Place | None:
         places: dict[str, Place] = {"Starting": "Candidate", "Canary": "Canary", "Baking": "Baking"}
         return places[rollout.phase]
     served = memory is not None and (memory.status == "True" or memory.reason == Reason.SUPERSEDED)
+    # A champion may come and go between two looks at its version, which then has no memory of it.
+    served = served or any(good.version == version.metadata.name and good.digest == digest(version) for good in known)
     return "Superseded" if version.status.outcome == "Promoted" or served else None
 
 

@@ -212,4 +212,4 @@ async def remove(ctx: Context, cycle: ImprovementCycle, present: Deployment) -> 
         await ctx.kube.delete(ConfigMap, namespace, config_map)
     if max(present.spec.replicas, cycle.spec.serving.replicas) > 1:
         await ctx.kube.delete("PodDisruptionBudget", namespace, name)
-    await ctx.kube.delete(Deployment, namespace, name)
+    await ctx.kube.delete(Deployment, namespace, name, present.metadata.uid)

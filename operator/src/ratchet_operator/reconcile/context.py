@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from ratchet_api.announcements import Announcement
 from ratchet_api.reasons import Reason
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Routes
@@ -68,6 +69,8 @@ class Context:
     refused: dict[str, Remark] = field(default_factory=dict)
     """What the API server refused to make of an object's children, by the object's uid, until it is made: found out
     after the status was written, and said in the next pass."""
+    said: dict[str, frozenset[Announcement]] = field(default_factory=dict)
+    """Recent announcements that this process has posted, by the object's uid: forgotten, they are posted again."""
     asked: dict[str, datetime] = field(default_factory=dict)
     """When live progress was last asked for, by uid: a brake only, forgotten without loss."""
 

@@ -6,7 +6,7 @@ status will be; write it; make the children be what it says.
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from ratchet_api.cycle import Arm, Good, ImprovementCycle, ImprovementCycleStatus
 from ratchet_api.names import CYCLE_KIND
@@ -22,6 +22,7 @@ from ratchet_operator.errors import InvalidObject
 from ratchet_operator.manifests import versions as manifests
 from ratchet_operator.manifests.stages import StageRequest
 from ratchet_operator.reconcile import arms, autoscaling, jobs, rollout, runs
+from ratchet_operator.reconcile.announcing import ASK_AGAIN, announce, announced
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
 from ratchet_operator.reconcile.httproute import HttpRouteRouter
@@ -74,7 +75,8 @@ class CyclePass:
         self.stalled: list[Remark] = []
         self.waiting: list[Remark] = []
         self.wake: list[datetime | float | None] = [ctx.settings.pace.resync]
-        self.events: list[tuple[Literal["Normal", "Warning"], Reason, str]] = []
+        self.events: list[tuple[bool, Reason, str]] = []
+        """(whether it is a warning, reason, sentence) of what is to be said."""
         self.curate: StageRequest | None = None
         """The curate stage whose Job is to exist after this pass."""
         self.leftovers: list[str] = []
@@ -101,7 +103,7 @@ class CyclePass:
 
     def tell(self, warning: bool, reason: Reason, message: str) -> None:
         """An event, posted after the status is written."""
-        self.events.append(("Warning" if warning else "Normal", reason, message))
+        self.events.append((warning, reason, message))
 
     async def run(self) -> float | None:
         """Observe and decide, write, act."""
@@ -225,7 +227,7 @@ class CyclePass:
         move = rollouts.advance(before, self.before.spec.rollout, seen, self.now)
         self.status = rollout.moved(self.status, move)
         self.wake.append(move.wake_at)
-        self.events += [(event.type, event.reason, event.message) for event in move.events]
+        self.events += [(event.type == "Warning", event.reason, event.message) for event in move.events]
         if move.stalled is not None:
             self.stalled.append(Remark(*move.stalled))
         if self.candidate.trouble is not None:
@@ -314,14 +316,16 @@ class CyclePass:
         stalled = newly_stalled(self.before.status.conditions, self.status.conditions)
         if stalled is not None:
             self.tell(True, Reason(stalled.reason), stalled.message)
+        subject, words = Subject("ImprovementCycle", self.before.metadata), self.status.announcements
+        late = await announce(self.ctx, subject, words, self.now)
+        self.update(announcements=announced(words, late, self.events, self.now))
         if self.status.dump() != self.before.status.dump():
             meta, conditions = self.before.metadata, self.before.status.conditions
             async with said_if_refused(self.ctx, "ImprovementCycle", meta, conditions):
                 await self.ctx.kube.write_cycle_status(self.before, self.status)
             self._count()
-        subject = Subject("ImprovementCycle", self.before.metadata)
-        for kind, reason, message in self.events:
-            await self.ctx.events.post(subject, kind, reason, message, self.now)
+        if await announce(self.ctx, subject, self.status.announcements, self.now):
+            self.wake.append(ASK_AGAIN)
 
     def _count(self) -> None:
         old, new = self.before.status, self.status

@@ -46,6 +46,9 @@ def seen(found: Job, pods: list[Pod], now: datetime) -> JobSeen:
         return JobSeen(uid, waiting=why, running_since=_running_since(pod))
     ended = [(pod, status) for pod in pods for status in _main(pod) if status.ended is not None]
     if failed is None:
+        if pods and not ended:
+            # A Job is complete because its pod is: this list of pods is older than the Job, and brings no report yet.
+            return JobSeen(uid, running_since=_running_since(max(pods, key=_age)))
         good = next(((p, s) for p, s in ended if s.ended is not None and s.ended.exit_code == 0), None)
         return JobSeen(uid, "Complete", pod_gone=not pods, exit_code=0, report=_report(good[1]) if good else None)
     last = max(ended, key=lambda pair: _age(pair[0]), default=None)

@@ -29,6 +29,7 @@ from ratchet_operator.errors import InvalidObject, Waiting
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.stages import Owner, StageRequest
 from ratchet_operator.reconcile import jobs, progress
+from ratchet_operator.reconcile.announcing import ASK_AGAIN, announce, announced
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
 
@@ -122,6 +123,7 @@ class VersionPass:
         if stable is not None and stable.version == name and not versions.is_served_by(stable, self.version):
             text = f"another version of the name {name} serves, with adapter {stable.digest or 'none'}"
             raise Stop(stalled=Remark(Reason.INVALID_SPEC, f"metadata.name: {text}; apply this one under a new name"))
+        self._repeat_if_outdated(cycle)
         now = versions.standing(self.version, cycle)
         if now.next is not None:
             await self._stage(cycle, now.next)
@@ -152,8 +154,6 @@ class VersionPass:
 
     async def _stage(self, cycle: ImprovementCycle, name: versions.Next) -> None:
         entry = versions.stage(self.version, name)
-        if entry is not None and name == "evaluate" and versions.outdated(self.version, cycle.status):
-            entry = self._repeat(entry)
         if entry is None or stages.retry_due(entry, self.now):
             await self._plan(cycle, name, entry)
             return
@@ -178,8 +178,17 @@ class VersionPass:
                 numbers = await progress.training(self.ctx, self.version, cycle, self.now)
                 self._update(training=numbers or self.version.status.training)
 
-    def _repeat(self, done: StageStatus) -> StageStatus:
-        """Another champion serves than the one that the version was proven against: the proof begins anew."""
+    def _repeat_if_outdated(self, cycle: ImprovementCycle) -> None:
+        """Another champion serves than the one that the version was proven against: the proof begins anew.
+
+        Asked before anything else, and again when a proof has just come in: an ended proof that does not count must
+        never be written, because the next pass would take its undecided Accepted condition for the gate's word.
+        """
+        done = versions.stage(self.version, "evaluate")
+        if done is None or not versions.outdated(self.version, cycle.status):
+            return
+        if versions.standing(self.version, cycle).next != "evaluate":
+            return
         before = self.version.status.evaluation
         attempts = done.attempts.model_copy(update={"repeated": done.attempts.repeated + 1})
         entry = StageStatus(stage="evaluate", attempts=attempts)
@@ -187,7 +196,6 @@ class VersionPass:
         self._store(entry)
         text = f"proven against {before.champion if before else '?'}, which serves no more: it is evaluated again"
         self.events.append((False, Reason.PENDING, text))
-        return entry
 
     async def _plan(self, cycle: ImprovementCycle, name: versions.Next, entry: StageStatus | None) -> None:
         if cycle.spec.suspend:
@@ -332,6 +340,7 @@ class VersionPass:
         )  # fmt: skip
         self._update(evaluation=evaluation, artifacts=artifacts, provenance=provenance, conditions=conditions)
         self.events.append((not decision.accepted, decision.reason, decision.message))
+        self._repeat_if_outdated(cycle)
 
     def _fail(self, name: versions.Next, message: str) -> None:
         entry = versions.stage(self.version, name)
@@ -379,10 +388,13 @@ class VersionPass:
         stalled = newly_stalled(self.before.status.conditions, status.conditions)
         if stalled is not None:
             self.events.append((True, Reason(stalled.reason), stalled.message))
+        subject, words = Subject("ModelVersion", self.version.metadata), status.announcements
+        late = await announce(self.ctx, subject, words, self.now)
+        self._update(announcements=announced(words, late, self.events, self.now))
+        status = self.version.status
         if status.dump() != self.before.status.dump():
             conditions = self.before.status.conditions
             async with said_if_refused(self.ctx, "ModelVersion", self.before.metadata, conditions):
                 await self.ctx.kube.write_version_status(self.before, status)
-        subject = Subject("ModelVersion", self.version.metadata)
-        for warning, reason, message in self.events:
-            await self.ctx.events.post(subject, "Warning" if warning else "Normal", reason, message, self.now)
+        if await announce(self.ctx, subject, status.announcements, self.now):
+            self.wake.append(ASK_AGAIN)
