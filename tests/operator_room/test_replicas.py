@@ -12,6 +12,7 @@ from ratchet_api.names import ARM_LABEL, VERSION_LABEL
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_operator.clients.objects import Pod
 from ratchet_operator.clients.transport import JSON
+from ratchet_operator.reconcile.announcing import STILL_NEWS
 
 TOTAL = 4
 SURGE = 1
@@ -127,6 +128,7 @@ async def test_back_to_all_of_stable_s_pods(fake_world: World) -> None:
 async def test_no_write_at_rest(fake_world: World) -> None:
     await forward_by_replicas(fake_world)
     before = len(fake_world.transport.writes)
+    fake_world.clock.advance(STILL_NEWS.total_seconds())
     for _ in range(5):
         fake_world.clock.advance(60)
         await resting(fake_world)

@@ -23,6 +23,7 @@ from ratchet_api.reasons import ConditionType, Reason
 from ratchet_operator.clients.objects import Pod
 from ratchet_operator.clients.traffic import HTTPRoute, Service
 from ratchet_operator.clients.transport import JSON
+from ratchet_operator.reconcile.announcing import STILL_NEWS
 
 
 async def at(world: World, weight: int) -> None:
@@ -316,6 +317,7 @@ async def test_people_s_own_services_keep_everything_but_the_selector(fake_world
 async def test_no_write_at_rest(fake_world: World) -> None:
     await forward_by_route(fake_world)
     before = len(fake_world.transport.writes)
+    fake_world.clock.advance(STILL_NEWS.total_seconds())
     for _ in range(5):
         fake_world.clock.advance(60)
         await resting(fake_world)
