@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ratchet_local.cli
 from ratchet_cli import curate, simulate
+from ratchet_cli.collect import cli as collect
 from ratchet_cli.demo import cli as demo
 from ratchet_cli.oncall import cli as oncall
 from ratchet_local.errors import LocalError
@@ -27,6 +28,7 @@ def parser(program: str = "ratchet") -> argparse.ArgumentParser:
     oncall.register(commands, program)
     curate.register(commands)
     simulate.register(commands)
+    collect.register(commands, program)
     ratchet_local.cli.register(commands)
     demo.register(commands)
     return root
