@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
@@ -9,7 +10,7 @@ from operator_fake import FakeApi
 
 from ratchet_api.names import GATEWAY_LABELS
 from ratchet_api.reasons import Reason
-from ratchet_operator.clients.arms import Arms
+from ratchet_operator.clients.arms import Arms, Server
 from ratchet_operator.clients.gateway import Gateway, Routes, weight_in_force
 from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
@@ -20,7 +21,7 @@ from ratchet_operator.domain.queries import ArmQueries
 from ratchet_operator.errors import Conflict, Forbidden, Stalling, Unavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Serve = Callable[[str, Handler], Awaitable[int]]
+Serve = Callable[..., Awaitable[int]]
 
 
 @pytest.fixture
@@ -32,12 +33,14 @@ async def http() -> AsyncIterator[Http]:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Serve one path on 127.0.0.1; gives the port."""
+    """Serve a path on 127.0.0.1, and others by POST; gives the port."""
     runners: list[web.AppRunner] = []
 
-    async def start(path: str, handler: Handler) -> int:
+    async def start(path: str, handler: Handler, *posts: tuple[str, Handler]) -> int:
         app = web.Application()
         app.router.add_get(path, handler)
+        for other, answer in posts:
+            app.router.add_post(other, answer)
         runner = web.AppRunner(app)
         await runner.setup()
         runners.append(runner)
@@ -177,20 +180,60 @@ def test_a_weight_is_in_force_when_all_say_so(answers: list[Routes] | None, weig
     assert weight_in_force(answers, "n/c", "b") == weight
 
 
-async def test_an_arm_lists_its_model(http: Http, serve: Serve) -> None:
-    async def models(request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "assistant-1", "object": "model"}]})
+@dataclass
+class ModelServer:
+    """What a model server says to both questions, and how often it was asked the second one."""
 
-    async def busy(request: web.Request) -> web.Response:
-        return web.Response(status=503)
+    lists: str = "assistant-1"
+    status: int = 200
+    said: object = field(default_factory=lambda: {"choices": [{"message": {"content": "H"}}]})
+    asked: int = 0
 
-    port, away = await serve("/v1/models", models), await serve("/v1/models", busy)
+    async def models(self, request: web.Request) -> web.Response:
+        if not self.lists:
+            return web.Response(status=503)
+        return web.json_response({"object": "list", "data": [{"id": self.lists, "object": "model"}]})
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        assert (body["model"], body["max_tokens"]) == ("assistant-1", 1)
+        self.asked += 1
+        return web.json_response(self.said, status=self.status)
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        pytest.param(ModelServer(), True, id="lists it and answers"),
+        pytest.param(ModelServer(lists="assistant-2"), False, id="lists another one"),
+        pytest.param(ModelServer(lists=""), None, id="does not say what it lists"),
+        pytest.param(ModelServer(status=404), False, id="lists it and does not know it"),
+        pytest.param(ModelServer(status=500), None, id="lists it and fails"),
+        pytest.param(ModelServer(said={"choices": []}), None, id="lists it and says nothing"),
+        pytest.param(ModelServer(said=["?"]), None, id="lists it and says something else"),
+    ],
+)
+async def test_an_arm_serves_what_it_lists_and_answers_by(
+    http: Http, serve: Serve, server: ModelServer, expected: bool | None
+) -> None:
+    port = await serve("/v1/models", server.models, ("/v1/chat/completions", server.chat))
+    assert await Arms(http).serves([Server("127.0.0.1", "uid/0")], port, "assistant-1") is expected
+
+
+async def test_an_arm_without_pods_or_an_answer_says_nothing(http: Http) -> None:
+    assert await Arms(http).serves([], 1, "assistant-1") is None
+    assert await Arms(http).serves([Server("127.0.0.1", "uid/0")], 1, "assistant-1") is None
+
+
+async def test_one_token_is_asked_for_once_after_every_start(http: Http, serve: Serve) -> None:
+    server = ModelServer()
+    port = await serve("/v1/models", server.models, ("/v1/chat/completions", server.chat))
     arms = Arms(http)
-    assert await arms.serves(["127.0.0.1"], port, "assistant-1") is True
-    assert await arms.serves(["127.0.0.1"], port, "assistant-2") is False
-    assert await arms.serves(["127.0.0.1"], away, "assistant-1") is None
-    assert await arms.serves([], port, "assistant-1") is None
-    assert await arms.serves(["127.0.0.1"], 1, "assistant-1") is None
+    for start, asked in (("uid/0", 1), ("uid/0", 1), ("uid/1", 2), ("uid/1", 2), ("another/0", 3)):
+        assert await arms.serves([Server("127.0.0.1", start)], port, "assistant-1") is True
+        assert server.asked == asked
+    server.lists = "assistant-2"
+    assert await arms.serves([Server("127.0.0.1", "uid/1")], port, "assistant-1") is False
 
 
 @pytest.mark.parametrize(

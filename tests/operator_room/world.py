@@ -6,7 +6,7 @@ The kubelet is the test: it says how pods fare. The other three are ports with t
 import asyncio
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,6 +16,7 @@ from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, STAGE_LABEL, VERSION_LABEL
 from ratchet_api.stage import StageReport
 from ratchet_api.version import ModelVersion
+from ratchet_operator.clients.arms import Server
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Routes
 from ratchet_operator.clients.kube import RESOURCES, Kube, Resource
@@ -150,8 +151,8 @@ class Arms:
 
     lost: set[str] = field(default_factory=set)
 
-    async def serves(self, addresses: list[str], port: int, model_name: str) -> bool | None:
-        return model_name not in self.lost if addresses else None
+    async def serves(self, servers: Sequence[Server], port: int, model_name: str) -> bool | None:
+        return model_name not in self.lost if servers else None
 
 
 @dataclass

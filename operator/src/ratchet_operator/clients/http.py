@@ -15,7 +15,7 @@ class NoAnswer(Exception):
 
 
 class Http:
-    """Short GETs of JSON. Create it inside a running loop, and close it."""
+    """Short requests of JSON. Create it inside a running loop, and close it."""
 
     def __init__(self) -> None:
         self._session = aiohttp.ClientSession(trust_env=False)
@@ -36,6 +36,15 @@ class Http:
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.get(url, params=params, headers=headers, ssl=tls, timeout=timeout) as answer:
+                return answer.status, await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise NoAnswer(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+    async def post(self, url: str, seconds: float, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """(status, JSON). Raises NoAnswer."""
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with self._session.post(url, json=body, timeout=timeout) as answer:
                 return answer.status, await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise NoAnswer(f"{type(error).__name__}: {error}".rstrip(": ")) from error

@@ -155,6 +155,11 @@ class Pod(Kubernetes):
         """Init containers first."""
         return [*self.status.init_container_statuses, *self.status.container_statuses]
 
+    @property
+    def start(self) -> str:
+        """Another one whenever one of its containers was started again."""
+        return f"{self.metadata.uid}/{sum(container.restart_count for container in self.containers)}"
+
 
 class JobStatus(Kubernetes):
     """Status of a Job."""

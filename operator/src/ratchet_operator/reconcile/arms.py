@@ -10,6 +10,7 @@ from ratchet_api.cycle import Arm, ImprovementCycle
 from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, VERSION_LABEL
 from ratchet_api.reasons import Reason
 from ratchet_api.version import ModelVersion
+from ratchet_operator.clients.arms import Server
 from ratchet_operator.clients.objects import ConfigMap, ContainerStatus, Deployment, Pod, Terminated
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.rollout import ArmObservation
@@ -81,7 +82,8 @@ async def observe(ctx: Context, seen: Fleet, arm: Arm | None, wanted: int, now: 
         return ABSENT
     pods = seen.of(arm.version)
     ready = [pod for pod in pods if pod.ready and pod.status.pod_ip]
-    serves = await ctx.arms.serves([pod.status.pod_ip for pod in ready], arm.port, arm.model_name)
+    servers = [Server(pod.status.pod_ip, pod.start) for pod in ready]
+    serves = await ctx.arms.serves(servers, arm.port, arm.model_name)
     failure, reason = _failure(pods, arm.since)
     trouble = _trouble(pods, now) or _refused_pods(seen.deployments.get(arm.deployment))
     observation = ArmObservation(

@@ -3,13 +3,14 @@
 Room: operator, reconcile.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 from ratchet_api.announcements import Announcement
 from ratchet_api.reasons import Reason
+from ratchet_operator.clients.arms import Server
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Routes
 from ratchet_operator.clients.kube import Kube
@@ -44,8 +45,8 @@ class GatewayPort(Protocol):
 class ArmsPort(Protocol):
     """See clients.arms."""
 
-    async def serves(self, addresses: list[str], port: int, model_name: str) -> bool | None:
-        """Whether all these pods list the model."""
+    async def serves(self, servers: Sequence[Server], port: int, model_name: str) -> bool | None:
+        """Whether all of them serve the model."""
         ...
 
 
