@@ -94,5 +94,5 @@ def test_named_namespaces_are_served_with_roles_there_only(platform: Platform, r
             "apply", "-n", namespace, "-f", "-", input=json.dumps(CYCLE | {"metadata": {"name": "scoped"}})
         )
     platform.kubectl("wait", "cycle/scoped", "-n", "team-a", MISSING_SECRET, "--timeout=120s")
-    assert platform.kubectl("get", "cycle/scoped", "-n", "default", "-o", "jsonpath={.status}") == ""
+    assert platform.kubectl("get", "cycle/scoped", "-n", "default", "-o", "jsonpath={.status.conditions}") == ""
     _never_forbidden(platform)
