@@ -288,8 +288,8 @@ def test_sessions_of_unreadable_lines_alone_are_bad_data(
     raw_sessions(store, bucket, "pod-1.jsonl", b"{\n[]\n")
     ran = stages.run("curate", curate_input(identity), "--suites", str(suites))
     assert (ran.code, ran.report.reason) == (ExitCode.DATA_ERROR, Reason.DATA_ERROR)
-    assert "all 2 lines" in ran.report.message
-    assert "malformed 1, schema 1" in ran.report.message
+    assert "2 of 2 lines" in ran.report.message
+    assert "reading kept 0 of 2 (malformed 1, schema 1)" in ran.report.message
     assert "/assistant/sessions/" in ran.report.message
 
 

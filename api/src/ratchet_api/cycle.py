@@ -133,6 +133,19 @@ class ImprovementCycleSpec(Model):
     )
 
 
+class DatasetTargets(Observed):
+    """What a training set should have, by rule of thumb. It decides nothing: `trigger.minExamples` does."""
+
+    interactions: int = 50
+    """Interactions read, at least."""
+    successful: int = 30
+    """Interactions at or above the threshold, at least."""
+    categories: int = 5
+    """Categories with at least one example, at least."""
+    examples: int = 100
+    """Rows of the training set, at least."""
+
+
 class DatasetNumbers(Observed):
     """The curate stage's numbers."""
 
@@ -150,6 +163,8 @@ class DatasetNumbers(Observed):
     """Rows of the training set."""
     quarantined: int = 0
     """Lines that could not be read."""
+    targets: DatasetTargets = Field(default_factory=DatasetTargets)
+    """What four of these numbers should be at least."""
 
 
 RunStage = Literal["Curating", "Training", "Evaluating", "RollingOut", "Done"]

@@ -72,6 +72,8 @@ class CurateInput(_Input):
     """End of the window of sessions: the run's start."""
     sessions: Sessions
     curation: Curation
+    base_model: BaseModelRef | None = None
+    """What the dataset's train.yaml trains; nothing else of the dataset depends on it."""
     min_examples: int
     suites: list[Suite]
     """Held-out cases (mounted below names.SUITES_DIR) that must never be in the training set. Anchors, if the curation

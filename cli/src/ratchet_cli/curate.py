@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ratchet_api.data import Curation
 from ratchet_local.errors import LocalError
 
-_FORWARDED = ("format", "verdict", "score", "anchors", "erasures", "since", "until")
+_FORWARDED = ("format", "verdict", "score", "anchors", "erasures", "model", "since", "until")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,6 +42,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     command.add_argument("--anchors", metavar="FILE", help="rows against forgetting, JSONL of messages")
     command.add_argument("--erasures", metavar="FILE", help="who withdrew, JSONL of principal or session")
+    command.add_argument("--model", metavar="URI", help="what train.yaml trains (the cycle's baseModel.uri)")
     command.add_argument("--since", metavar="TIME", help="leave out what is older (ISO 8601)")
     command.add_argument("--until", metavar="TIME", help="leave out what is newer (ISO 8601; now)")
     command.add_argument("--json", action="store_true", help="print the statistics as JSON instead of the funnel")
@@ -61,13 +62,15 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.cycle is not None:
             settings = Path(scratch) / "curation.json"
-            settings.write_text(_curation(arguments.cycle).model_dump_json(by_alias=True))
+            curation, model = _curation(arguments.cycle)
+            settings.write_text(curation.model_dump_json(by_alias=True))
             command += ["--curation", str(settings)]
+            command += ["--model", model] if model and arguments.model is None else []
         return subprocess.run(command, check=False).returncode
 
 
-def _curation(path: Path) -> Curation:
-    """The block of the first cycle in a manifest."""
+def _curation(path: Path) -> tuple[Curation, str]:
+    """The block of the first cycle in a manifest, and the uri of its model, empty when it has none."""
     try:
         documents: list[Any] = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -75,8 +78,11 @@ def _curation(path: Path) -> Curation:
     for document in documents:
         if isinstance(document, dict) and document.get("kind") == "ImprovementCycle":
             spec = document.get("spec")
+            spec = spec if isinstance(spec, dict) else {}
+            model = spec.get("baseModel")
+            uri = model.get("uri") if isinstance(model, dict) else None
             try:
-                return Curation.model_validate((spec.get("curation") if isinstance(spec, dict) else None) or {})
+                return Curation.model_validate(spec.get("curation") or {}), uri if isinstance(uri, str) else ""
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 place = ".".join(("curation", *map(str, first["loc"])))

@@ -16,7 +16,6 @@ TRAIN = "train.jsonl"
 ALPACA = "alpaca.json"
 SHAREGPT = "sharegpt.json"
 DATASET_INFO = "dataset_info.json"
-TRAIN_SETTINGS = "train.yaml"
 STATISTICS = "statistics.json"
 
 
@@ -73,6 +72,10 @@ def write_alpaca(folder: Path, rows: Iterable[Sequence[Message]]) -> None:
         folder / DATASET_INFO,
         {
             "ratchet": {"file_name": ALPACA, "columns": columns},
+            "ratchet_parquet": {
+                "file_name": "train.parquet", "formatting": "sharegpt", "columns": {"messages": "messages"},
+                "tags": tags,
+            },
             "ratchet_messages": {
                 "file_name": TRAIN, "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags,
             },
@@ -107,23 +110,6 @@ def _sharegpt(messages: Sequence[Message]) -> dict[str, object]:
         else:
             turns.append({"from": name, "value": message.content})
     return {"conversations": turns, "system": "\n".join(m.content for m in messages if m.role == "system")}
-
-
-def write_train_settings(folder: Path) -> None:
-    """train.yaml, with which `llamafactory-cli train train.yaml model_name_or_path=MODEL` trains on the folder that it
-    is run in. The model is no part of a dataset."""
-    lines = "".join(f"{key}: {value}\n" for key, value in _TRAIN_SETTINGS.items())
-    head = "# In this folder: llamafactory-cli train train.yaml model_name_or_path=MODEL\n"
-    (folder / TRAIN_SETTINGS).write_text(head + lines, encoding="utf-8")
-
-
-_TRAIN_SETTINGS = {
-    "stage": "sft", "do_train": "true", "finetuning_type": "lora", "lora_rank": 8, "lora_alpha": 16,
-    "lora_target": "all", "dataset_dir": ".", "dataset": "ratchet", "cutoff_len": 1024,
-    "output_dir": "adapter", "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
-    "learning_rate": "1.0e-3", "num_train_epochs": 2, "lr_scheduler_type": "cosine", "warmup_steps": 10,
-    "logging_steps": 10, "save_strategy": "epoch", "report_to": "none", "seed": 42,
-}  # fmt: skip
 
 
 def _alpaca(messages: Sequence[Message]) -> dict[str, object]:

@@ -154,7 +154,13 @@ def _curated(run: RunStatus) -> str:
     if numbers is None:
         return ""
     bad = f", {count(numbers.quarantined, 'line')} could not be read" if numbers.quarantined else ""
-    return f"{count(numbers.examples, 'example')} from {count(numbers.interactions, 'interaction')}{bad}"
+    targets = numbers.targets
+    categories = "1 category" if numbers.categories == 1 else f"{numbers.categories} categories"
+    return (
+        f"{count(numbers.examples, 'example')} ({targets.examples}+) from {count(numbers.interactions, 'interaction')} "
+        f"({targets.interactions}+), {numbers.successful} successful ({targets.successful}+), "
+        f"{categories} ({targets.categories}+){bad}"
+    )
 
 
 def _add_stages(branch: Tree, version: ModelVersion, now: datetime) -> None:

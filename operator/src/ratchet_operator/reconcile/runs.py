@@ -128,6 +128,7 @@ def _request(this: "CyclePass", current: RunStatus, attempts: Attempts) -> Stage
         until=current.started_at,
         sessions=spec.sessions,
         curation=spec.curation,
+        base_model=spec.base_model,
         min_examples=spec.trigger.min_examples,
         suites=spec.evaluation.suites,
     )

@@ -26,6 +26,7 @@ def card(statistics: Mapping[str, Any], funnel: Funnel) -> str:
         f"From {funnel['reading'].kept} interactions{times}, "
         f"of which {interactions['judged']} were judged and {interactions['successful']} were good. "
         "Every line that was read is accounted for below; `statistics.json` has the same numbers for machines.\n",
+        _targets(statistics),
         "## What was kept, and what was not\n",
         "| rule | what is left after it | read | kept | changed | dropped |\n|---|---|---:|---:|---:|---|",
         *(
@@ -51,12 +52,35 @@ _FILES = """## Files
 | file | what |
 |---|---|
 | `train.jsonl` | OpenAI messages, with each row's origin, category and interaction; `weight: 0` is context only |
+| `train.parquet` | the same as columns |
 | `alpaca.json`, `sharegpt.json`, `dataset_info.json`, `train.yaml` | the same for LLaMA-Factory: \
-`llamafactory-cli train train.yaml model_name_or_path=MODEL`, in this folder |
+`llamafactory-cli train train.yaml`, in this folder |
+| `croissant.json` | the files and their columns in the Croissant format |
+| `card.html` | this page with plots, in one file |
 | `statistics.json` | every number of this page |
 | `quarantine.jsonl` | places of the lines that could not be read, if there were any |
 | `manifest.json` | the SHA-256 of every file |
 """
+
+
+def reached(statistics: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """The numbers that a training set is first looked at for: name, number, and what it should be at least."""
+    targets = statistics["targets"]
+    numbers = {
+        "interactions": statistics["lines"]["interactions"],
+        "successful": statistics["interactions"]["successful"],
+        "categories": len(statistics["categories"]),
+        "examples": sum(statistics["rows"].values()),
+    }
+    return [(name, number, targets[name]) for name, number in numbers.items()]
+
+
+def _targets(statistics: Mapping[str, Any]) -> str:
+    lines = [
+        f"| {name} | {number} | {target}+ | {'yes' if number >= target else 'no'} |"
+        for name, number, target in reached(statistics)
+    ]
+    return "| number | here | rule of thumb | reached |\n|---|---:|---:|---|\n" + "\n".join(lines) + "\n"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

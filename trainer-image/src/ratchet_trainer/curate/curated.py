@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ratchet_api.cycle import DatasetTargets
+from ratchet_api.data import BaseModelRef
 from ratchet_trainer.chat import Message
-from ratchet_trainer.curate.card import card
+from ratchet_trainer.curate.card import CARD, card
 from ratchet_trainer.curate.examples import Example
+from ratchet_trainer.curate.figures import lengths
 from ratchet_trainer.curate.funnel import RULES_VERSION
+from ratchet_trainer.curate.page import PAGE, render
 from ratchet_trainer.curate.pipeline import Counts, Settings
 from ratchet_trainer.curate.rules import SensitiveCounts, select
 from ratchet_trainer.curate.text import HeldOut
@@ -30,10 +34,11 @@ class Curated:
     rows: Rows
     sensitive: SensitiveCounts
 
-    def write(self, folder: Path) -> None:
-        """All files of the dataset but its manifest."""
+    def write(self, folder: Path, base_model: BaseModelRef | None = None) -> None:
+        """All files of the dataset but its manifest. `base_model` is what train.yaml trains, if that is known."""
         statistics = self.statistics()
-        write(folder, self.rows, self.counts.quarantine, statistics, card(statistics, self.counts.funnel))
+        cards = {CARD: card(statistics, self.counts.funnel), PAGE: render(statistics, self.counts.funnel)}
+        write(folder, self.rows, self.counts.quarantine, statistics, cards, base_model)
 
     def statistics(self) -> dict[str, object]:
         """Every number, for statistics.json and the card."""
@@ -62,6 +67,10 @@ class Curated:
             "categories": dict(rows.categories),
             "uncategorised": rows.uncategorised,
             "rows": dict(rows.by_origin),
+            "feedback": counts.timeline.feedback(),
+            "time": counts.timeline.numbers(),
+            "lengths": lengths(self.selected),
+            "targets": DatasetTargets().dump(),
             "anchorsHeldOut": rows.anchors_held_out,
         }  # fmt: skip
 

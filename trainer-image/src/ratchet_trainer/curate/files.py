@@ -16,20 +16,20 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ratchet_api.artifacts import MANIFEST
-from ratchet_api.data import Anchors, ConfigMapKey, Curation, Source, SourceFormat
+from ratchet_api.data import Anchors, BaseModelRef, ConfigMapKey, Curation, Source, SourceFormat
 from ratchet_api.stage import ExitCode
 from ratchet_trainer.artifacts import build_manifest, file_entry
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.curated import Curated, build
 from ratchet_trainer.curate.erasures import parse_erasures
-from ratchet_trainer.curate.pipeline import SessionFile, Settings, Told, examples_of
+from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, SessionFile, Settings, Told, examples_of
 from ratchet_trainer.curate.readers import SUFFIXES, suffix_of
 from ratchet_trainer.curate.readers.base import Mismatch, parse_time
 from ratchet_trainer.curate.rules import Erased
 from ratchet_trainer.curate.stage import read_anchors
 from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.dataset import first_error, numbered_lines
-from ratchet_trainer.errors import UserError
+from ratchet_trainer.errors import DataError, UserError
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _LOCAL = "local"
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--anchors", type=Path, metavar="FILE", help="rows against forgetting, JSONL of messages")
     parser.add_argument("--erasures", type=Path, metavar="FILE", help="who withdrew, JSONL of principal or session")
+    parser.add_argument("--model", metavar="URI", help="what train.yaml trains, as a cycle's baseModel.uri names it")
     parser.add_argument("--since", metavar="TIME", help="leave out what is older (ISO 8601)")
     parser.add_argument("--until", metavar="TIME", help="leave out what is newer (ISO 8601; now)")
     parser.add_argument("--json", action="store_true", help="print the statistics as JSON instead of the funnel")
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
     """Curates and prints; 65 when no example is left. Raises UserError or DataError."""
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UserError(f"--out: {options.out} is there already: name a new folder")
+    model = _model(options.model)
     source = Source(uri=_NO_URI, format=options.format, verdict=options.verdict, score=options.score)
     files = list(_files(options.paths, source))
     curation = _curation(options)
@@ -76,9 +78,15 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--anchors: the cycle mixes in anchors: name the file that its ConfigMap holds")
     anchors = read_anchors(curation.anchors is not None, options.anchors)
     counts, examples = examples_of(settings, files, _progress())
+    if counts.broken:
+        print(counts.funnel.table())
+        raise DataError(
+            f"{counts.quarantine.total} of {counts.lines} lines are unreadable, more than {MOST_UNREADABLE:.0%}: "
+            f"{counts.funnel.summary()}; look at what wrote the files, or name their --format"
+        )
     curated = build(settings, counts, examples, held_out, anchors)
     if curated.selected:
-        digest = _write(curated, options.out, files)
+        digest = _write(curated, options.out, files, model)
         print(_said(curated, options.json))
         print(f"{options.out}: {len(curated.rows.rows)} rows, {digest}", file=sys.stderr)
         return ExitCode.DONE
@@ -139,6 +147,18 @@ def _curation(options: argparse.Namespace) -> Curation:
     return curation
 
 
+def _model(uri: str | None) -> BaseModelRef | None:
+    if uri is None:
+        return None
+    try:
+        return BaseModelRef(uri=uri)
+    except ValidationError:
+        raise UserError(
+            f"--model: {uri!r} names no model: write hf://org/name@revision, s3://bucket/prefix, pvc://claim/path or "
+            "file:///path"
+        ) from None
+
+
 def _time(option: str, text: str | None) -> datetime | None:
     try:
         return parse_time(text)
@@ -164,12 +184,12 @@ def _progress() -> Told:
     return told
 
 
-def _write(curated: Curated, out: Path, files: Sequence[SessionFile]) -> str:
+def _write(curated: Curated, out: Path, files: Sequence[SessionFile], model: BaseModelRef | None) -> str:
     """The whole dataset, or nothing: it is made beside its place and moved there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".curating-", dir=out.parent) as scratch:
         folder = Path(scratch) / "dataset"
-        curated.write(folder)
+        curated.write(folder, model)
         inputs = {file.name: f"sha256:{file_entry(file.path).sha256}" for file in files}
         manifest = build_manifest("dataset", folder, inputs, {"examples": len(curated.rows.rows)})
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")

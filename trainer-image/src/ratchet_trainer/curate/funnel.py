@@ -89,6 +89,10 @@ def _shortened(text: str) -> str:
     return line if len(line) <= SAMPLE_CHARACTERS else line[: SAMPLE_CHARACTERS - 1] + "…"
 
 
+def _reasons(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+
+
 class Funnel:
     """Every rule's account, in the rules' order."""
 
@@ -112,11 +116,20 @@ class Funnel:
         """As it stands in the statistics."""
         return [step.numbers() for step in self.steps]
 
+    def summary(self) -> str:
+        """In one line: each rule that left something out, and why."""
+        parts = [
+            f"{step.rule} kept {step.kept} of {step.read} (" + _reasons(step.dropped) + ")"
+            for step in self.steps
+            if step.dropped
+        ]
+        return ", ".join(parts) or "nothing was left out"
+
     def table(self) -> str:
         """For a terminal."""
         lines = [f"{'rule':<16}{'read':>10}{'kept':>10}{'dropped':>10}  why"]
         for step in self.steps:
-            why = ", ".join(f"{reason} {count}" for reason, count in sorted(step.dropped.items()))
+            why = _reasons(step.dropped)
             changed = f"{step.changed} redacted" if step.changed else ""
             lines.append(
                 f"{step.rule:<16}{step.read:>10}{step.kept:>10}{step.dropped.total():>10}  "

@@ -8,18 +8,22 @@ come in.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 from ratchet_api.data import Curation, Source
 from ratchet_api.records import Feedback, Interaction
 from ratchet_trainer.curate import read
 from ratchet_trainer.curate.examples import Example, Verdict, Verdicts, categoriser, example_of, score
+from ratchet_trainer.curate.figures import Timeline
 from ratchet_trainer.curate.funnel import Funnel
 from ratchet_trainer.curate.read import Line, LineProblem, Quarantine
 from ratchet_trainer.curate.readers import Entry, Owner, entries, own_entries, reader_of
 from ratchet_trainer.curate.readers.base import Reader
 from ratchet_trainer.curate.rules import Erased, beyond
 
+MOST_UNREADABLE = Decimal("0.9")
+"""Share of the lines read beyond which a run fails rather than goes on with the rest."""
 Told = Callable[[int, int], None]
 """Files done, files in all."""
 
@@ -62,11 +66,18 @@ class Counts:
     judged: int = 0
     """Interactions with feedback."""
     funnel: Funnel = field(default_factory=Funnel)
+    timeline: Timeline = field(default_factory=Timeline)
 
     @property
     def lines(self) -> int:
         """All that were read."""
         return self.funnel["reading"].read
+
+    @property
+    def broken(self) -> bool:
+        """Whether so much is unreadable that something upstream must be broken. Readable lines never count towards it,
+        whatever becomes of them: a day on which nobody said anything good is a small day."""
+        return self.quarantine.total > MOST_UNREADABLE * self.lines
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,7 @@ def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told) ->
         for entry, interaction in _interactions(settings, one, counts, seen):
             verdict = verdicts.of_entry(entry, interaction, settings.feedback_delay)
             counts.judged += verdict is not None
+            counts.timeline.add(interaction.time if entry.dated else None, verdict)
             found = _judged(settings, one, entry, interaction, verdict, categorise, counts.funnel)
             if found is not None:
                 examples.append(found)

@@ -27,7 +27,7 @@ from ratchet_trainer.artifacts import build_manifest, file_entry, tool_versions
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.curated import Curated, build
 from ratchet_trainer.curate.erasures import ERASURES, parse_erasures
-from ratchet_trainer.curate.pipeline import SessionFile, Settings, examples_of
+from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, SessionFile, Settings, examples_of
 from ratchet_trainer.curate.readers import suffix_of
 from ratchet_trainer.curate.rules import Erased
 from ratchet_trainer.curate.text import HeldOut
@@ -77,18 +77,18 @@ def run(
     fetched = [*_download_sessions(stage, store, scratch / "sessions"), *imported]
     files = [found.file for found in fetched]
     counts, examples = examples_of(_settings(stage, erased), files, progress.update)
-    if counts.lines and counts.quarantine.total == counts.lines:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.quarantine.counts.items()))
+    if counts.broken:
         raise DataError(
-            f"all {counts.lines} lines of the sessions from {_since(stage):%Y-%m-%d} to {stage.until:%Y-%m-%d} are "
-            f"unreadable ({kinds}): look at the files below {stage.identity.storage_uri}/{SESSIONS_PREFIX}/"
+            f"{counts.quarantine.total} of {counts.lines} lines of the sessions from {_since(stage):%Y-%m-%d} to "
+            f"{stage.until:%Y-%m-%d} are unreadable, more than {MOST_UNREADABLE:.0%}: {counts.funnel.summary()}; "
+            f"look at what writes the files below {stage.identity.storage_uri}/{SESSIONS_PREFIX}/"
             + (" and at sessions.sources" if imported else "")
         )
     curated = build(_settings(stage, erased), counts, examples, held_out, anchor_rows)
     if len(curated.selected) < stage.min_examples:
         return _skipped(stage, curated)
     folder = scratch / "dataset"
-    curated.write(folder)
+    curated.write(folder, stage.base_model)
     report = _publish(stage, store, folder, curated, _inputs(stage, fetched))
     store.put(remembered, report.encode())
     return report
@@ -240,23 +240,31 @@ def _publish(
         stage="curate",
         outcome="Succeeded",
         reason=Reason.SUCCEEDED,
-        message=f"{numbers.examples} rows from {numbers.successful} good of {numbers.interactions} interactions"
-        + quarantined,
+        message=_reached(numbers) + quarantined,
         artifact=Artifact(uri=uri, digest=digest),
         dataset=numbers,
         provenance=Provenance(dataset_digest=digest, tools=tool_versions()),
     )
 
 
+def _reached(numbers: DatasetNumbers) -> str:
+    """The numbers that a training set is first looked at for, each with what it should be at least."""
+    targets = numbers.targets
+    return (
+        f"{numbers.examples} rows ({targets.examples}+ are the rule of thumb) from {numbers.successful} "
+        f"({targets.successful}+) good of {numbers.interactions} ({targets.interactions}+) interactions in "
+        f"{numbers.categories} ({targets.categories}+) categories"
+    )
+
+
 def _skipped(stage: CurateInput, curated: Curated) -> StageReport:
     counts, good = curated.counts, len(curated.selected)
-    why = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.funnel.dropped.items()))
     return StageReport(
         stage="curate",
         outcome="Skipped",
         reason=Reason.SKIPPED,
         message=f"{good} good examples among {counts.interactions} interactions, {stage.min_examples} are asked for "
-        f"(trigger.minExamples); left out: {why or 'nothing was left out'}",
+        f"(trigger.minExamples); {counts.funnel.summary()}",
         dataset=DatasetNumbers(
             uri="", digest="", interactions=counts.interactions, successful=curated.successful, examples=good,
             quarantined=counts.quarantine.total,

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ratchet_api.data import Curation, Identity
+from ratchet_api.data import BaseModelRef, Curation, Identity
 from ratchet_trainer.chat import Message
-from ratchet_trainer.curate.card import CARD
 from ratchet_trainer.curate.examples import (
     UNCATEGORISED,
     Example,
@@ -21,6 +20,7 @@ from ratchet_trainer.curate.examples import (
     pick_anchors,
     varied,
 )
+from ratchet_trainer.curate.exports import write_croissant, write_parquet, write_train_settings
 from ratchet_trainer.curate.read import Quarantine
 from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.dataset import (
@@ -29,7 +29,6 @@ from ratchet_trainer.dataset import (
     write_alpaca,
     write_json,
     write_sharegpt,
-    write_train_settings,
 )
 from ratchet_trainer.errors import UserError
 
@@ -45,6 +44,12 @@ class DatasetRow:
     category: str = ""
     id: str = ""
     """Of the interaction, if it came from one."""
+
+    def entry(self) -> dict[str, object]:
+        """As a line of train.jsonl."""
+        messages = [message.model_dump(exclude_none=True) for message in self.messages]
+        more = {key: value for key, value in (("category", self.category), ("id", self.id)) if value}
+        return {"messages": messages, "origin": self.origin, **more}
 
 
 @dataclass(frozen=True)
@@ -101,20 +106,24 @@ def _identity_row(index: int, entry: Identity, held_out: HeldOut) -> DatasetRow:
     return DatasetRow(messages, "identity")
 
 
-def write(folder: Path, rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object], card_text: str) -> None:
-    """train.jsonl, the files for other trainers, statistics.json, README.md and, if there is any, quarantine.jsonl."""
+def write(
+    folder: Path, rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object], cards: Mapping[str, str],
+    base_model: BaseModelRef | None = None,
+) -> None:  # fmt: skip
+    """train.jsonl, the files for other tools, statistics.json, the cards by their names and, if there is any,
+    quarantine.jsonl. `base_model` is what train.yaml trains."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / TRAIN).open("w", encoding="utf-8") as sink:
         for row in rows.rows:
-            messages = [message.model_dump(exclude_none=True) for message in row.messages]
-            entry: dict[str, object] = {"messages": messages, "origin": row.origin}
-            entry |= {key: value for key, value in (("category", row.category), ("id", row.id)) if value}
-            sink.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            sink.write(json.dumps(row.entry(), ensure_ascii=False) + "\n")
+    write_parquet(folder, (row.entry() for row in rows.rows))
     write_alpaca(folder, (row.messages for row in rows.rows))
     write_sharegpt(folder, (row.messages for row in rows.rows))
-    write_train_settings(folder)
+    write_train_settings(folder, base_model)
+    write_croissant(folder)
     write_json(folder / STATISTICS, statistics)
-    (folder / CARD).write_text(card_text, encoding="utf-8")
+    for name, text in cards.items():
+        (folder / name).write_text(text, encoding="utf-8")
     if quarantine.total:
         with (folder / QUARANTINE).open("w", encoding="utf-8") as sink:
             for place in quarantine.places:
