@@ -5,10 +5,12 @@
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,21 +186,22 @@ def caught(mutation: Mutation, seeds: int) -> str:
     if not lines:
         return f"the simulator broke: {done.stderr.strip().splitlines()[-1:]}"
     number = lines[-1].split()[0]
-    why = lines[1].strip()[10:] if lines[1].strip()[:1].isdigit() else lines[1].strip()
-    return f"after {number} seeds: {why[:110]}"
+    why = re.sub(r"^ *[0-9.]+  ", "", lines[1]).strip()
+    return f"after {number} {'seed' if number == '1' else 'seeds'}: {why[:110]}"
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=300, help="how many each one has to survive (default: 300)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at the same time (default: 1)")
     parser.add_argument("--only", default="", help="only those whose name contains this")
     arguments = parser.parse_args()
     print("| defect | in | caught |\n|---|---|---|", flush=True)
-    for mutation in MUTATIONS:
-        if arguments.only in mutation.name:
-            found = caught(mutation, arguments.seeds).replace("|", "/")
-            print(f"| {mutation.name} | `{mutation.file}` | {found} |", flush=True)
+    chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.name]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for mutation, found in zip(chosen, pool.map(lambda one: caught(one, arguments.seeds), chosen), strict=True):
+            print(f"| {mutation.name} | `{mutation.file}` | {found.replace('|', '/')} |", flush=True)
 
 
 if __name__ == "__main__":
