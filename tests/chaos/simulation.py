@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import selectors
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, STAGE_LABEL, VERSION_LABEL
 from ratchet_api.stage import StageReport
 from ratchet_operator import handlers
 from ratchet_operator.application import Application
+from ratchet_operator.clients.arms import Server as ModelServer
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Routes
 from ratchet_operator.clients.kube import Kube
@@ -217,8 +218,9 @@ class Arms:
     simulation: "Simulation"
     link: Link
 
-    async def serves(self, addresses: list[str], port: int, model_name: str) -> bool | None:
+    async def serves(self, servers: Sequence[ModelServer], port: int, model_name: str) -> bool | None:
         await self.link.pause("ask", "arms")
+        addresses = [server.address for server in servers]
         if not addresses or self.simulation.dice.strikes("silent arm", 0.3):
             return None
         pods = {(p.get("status") or {}).get("podIP"): p for p in self.simulation.server.all("Pod")}
