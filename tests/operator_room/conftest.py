@@ -32,6 +32,9 @@ _WORLD = _load("operator_world", "world.py")
 _FAKE = _load("operator_fake", "fake.py")
 _load("operator_neighbours", "neighbours.py")
 _load("operator_stories", "stories.py")
+_load("operator_gitserver", "gitserver.py")
+_load("operator_forges", "forges.py")
+_load("operator_shop", "shop.py")
 
 if TYPE_CHECKING:
     from world import World

@@ -201,7 +201,11 @@ async def ending(world: World) -> dict[str, Any]:
     """Everything that should not depend on how often the operator died."""
     status = (await world.cycle()).status
     made = sorted(path for method, path in world.transport.writes if method == "post" and path.endswith("/jobs"))
+    shop = world.shop
     return {
+        "pulls": shop and sorted((b[:-9], [p.state for p in pulls]) for b, pulls in shop.forge.pulls.items()),
+        "branches": shop and sorted(branch[:-9] for branch in shop.repository.branches() if branch != "main"),
+        "proposal": status.promotion and (status.promotion.kind, status.promotion.version, status.promotion.state),
         "phase": status.phase,
         "stable": status.serving.stable and (status.serving.stable.version, status.serving.stable.weight),
         "candidate": status.serving.candidate,
@@ -228,3 +232,21 @@ async def services(world: World) -> dict[str, str | None]:
     """Service -> version that it selects."""
     found = await world.kube.select(Service, world.namespace)
     return {service.metadata.name: service.spec.selector.get(VERSION_LABEL) for service in found}
+
+
+async def proposed(world: World) -> None:
+    """promotion.mode Git: accepted, proposed, merged, rolled out, does harm, the way back proposed and merged."""
+    await world.shop.open()
+    await run(world)
+    await world.settle()
+    await world.shop.settled("assistant-1")
+    world.prometheus.bad["assistant-1"] = 300.0
+
+    async def rejected() -> bool:
+        gone = list(await world.deployments()) == ["assistant-0-arm"]
+        return gone and (await world.version("assistant-1")).status.phase == "Rejected"
+
+    await world.until(rejected, tick=0.5)
+    await world.settle()
+    await world.shop.settled("assistant-0")
+    await world.settle()

@@ -6,10 +6,13 @@ dies once after each write there is, and now and then before or after any.
 
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from operator_fake import FakeApi
+from operator_shop import on_disk
 from operator_stories import (
     back,
     back_by_replicas,
@@ -18,6 +21,7 @@ from operator_stories import (
     forward,
     forward_by_replicas,
     forward_by_route,
+    proposed,
     tested_better,
     tested_nothing,
     tested_worse,
@@ -38,16 +42,28 @@ STORIES = [
     tested_better,
     tested_worse,
     tested_nothing,
+    proposed,
 ]
 
 
 async def told(world: World, story: Story, kill: Kill = lambda world: None) -> dict[str, Any]:
     """How the story ends; no Job is ever made twice."""
+    if story is proposed:
+        with TemporaryDirectory() as folder:
+            on_disk(world, Path(folder) / "models.git")
+            return await _told(world, story, kill)
+    return await _told(world, story, kill)
+
+
+async def _told(world: World, story: Story, kill: Kill) -> dict[str, Any]:
     kill(world)
     await story(world)
     made = [path for method, path in world.transport.done if method == "post" and path.endswith("/jobs")]
     finished = await ending(world)
     assert len(made) == len(finished["jobs"]), f"Jobs made: {len(made)}, there: {finished['jobs']}"
+    pulls = [what for method, what in world.transport.done if (method, what) == ("git", "the pull request")]
+    pushes = [what for method, what in world.transport.done if (method, what) == ("git", "the push")]
+    assert (len(pulls), len(pushes)) == ((2, 2) if story is proposed else (0, 0)), "each proposal is made once"
     return finished
 
 

@@ -19,6 +19,7 @@ from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.arms import Server
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Routes
+from ratchet_operator.clients.git.proposer import Proposer
 from ratchet_operator.clients.kube import RESOURCES, Kube, Resource
 from ratchet_operator.clients.objects import Deployment, Job, Pod
 from ratchet_operator.clients.transport import JSON, Transport
@@ -29,6 +30,7 @@ from ratchet_operator.metrics import Metrics
 from ratchet_operator.reconcile import cycle as cycles
 from ratchet_operator.reconcile import version as versions
 from ratchet_operator.reconcile.context import Context
+from ratchet_operator.reconcile.desk import Desk, ProposerPort
 from ratchet_operator.settings import Address, Images, Settings
 
 NOW = "the time at which the kubelet writes it"
@@ -233,6 +235,13 @@ class Counting:
         self.after(number, method, path)
         return answer
 
+    def outside(self, what: str) -> None:
+        """A write that has been done to something else than the API server."""
+        number = len(self.writes)
+        self.writes.append(("git", what))
+        self.done.append(("git", what))
+        self.after(number, "git", what)
+
 
 class World:
     """One namespace with its fakes, and the reconcilers run by hand."""
@@ -249,6 +258,10 @@ class World:
         self.prometheus = Prometheus()
         self.neighbours: list[Callable[[], Awaitable[None]]] = []
         """Others who write, each time that the kubelet does."""
+        self.proposer: Callable[[], ProposerPort] = lambda: Proposer(lambda: None)
+        """Made anew with every operator."""
+        self.shop: Any = None
+        """Its repository and forge, if it has some."""
         self.tolerated: tuple[type[Exception], ...] = ()
         """Errors after which the queue would come back to the object."""
         self.restart()
@@ -264,6 +277,7 @@ class World:
             arms=self.arms,
             settings=SETTINGS,
             metrics=Metrics(),
+            desk=Desk(kube, self.proposer()),
             now=self.clock,
         )
 
@@ -352,6 +366,7 @@ class World:
         try:
             await self._step()
         except Killed:
+            await self.context.desk.close()
             self.restart()
             return False
         except self.tolerated:
@@ -363,12 +378,14 @@ class World:
             await cycles.reconcile(self.context, self.namespace, cycle.metadata.name)
         for version in await self.kube.select(ModelVersion, self.namespace):
             await versions.reconcile(self.context, self.namespace, version.metadata.name)
+        await self.context.desk.idle()
 
     async def settle(self) -> None:
         """Passes until one of them writes nothing."""
         for _ in range(60):
             before = len(self.transport.writes)
-            if await self.step() and len(self.transport.writes) == before:
+            rests = await self.step() and len(self.transport.writes) == before
+            if rests and not self.context.desk.busy((self.namespace, "assistant")):
                 return
         raise AssertionError(f"the operator does not come to rest: {self.transport.writes[-10:]}")
 

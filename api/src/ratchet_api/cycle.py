@@ -15,7 +15,7 @@ from ratchet_api.conditions import Condition
 from ratchet_api.data import BaseModelRef, Curation, Sessions, Storage
 from ratchet_api.evaluation import Evaluation
 from ratchet_api.names import CYCLE_KIND, GROUP_VERSION
-from ratchet_api.promotion import Promotion
+from ratchet_api.promotion import Promotion, Proposal
 from ratchet_api.rollout import Rollout
 from ratchet_api.serving import Serving
 from ratchet_api.training import StageJob, Training
@@ -128,6 +128,12 @@ class ImprovementCycleSpec(Model):
                 "self.rollout.metrics.all(m, !has(m.preset) || !m.preset.startsWith('vllm'))",
                 "rollout.metrics: the transformers runtime has no vllm series, so its presets would have no data: "
                 "write PromQL of your own, for example over ratchet_runtime_requests_total",
+            ),
+            rule(
+                "!has(self.promotion) || !has(self.promotion.mode) || self.promotion.mode != 'Git' || "
+                "(has(self.serving) && has(self.serving.version))",
+                "serving.version: promotion.mode Git changes it in your YAML, so it has to be there; "
+                "write NAME-0 for the base model",
             ),
         )
     )
@@ -437,6 +443,8 @@ class ImprovementCycleStatus(Observed):
     """What serves."""
     rollout: RolloutStatus | None = None
     """The rollout that is going on, or the last one."""
+    promotion: Proposal | None = None
+    """promotion.mode Git: the change of the pointer that is proposed now, or was last."""
     rejected: list[Rejected] = Field(default_factory=list, max_length=256)
     """Versions that will not be tried again, newest last."""
     last_good: list[Good] = Field(default_factory=list, max_length=100)

@@ -42,7 +42,8 @@
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list]
-# Only whether the Secret that a spec names exists (its metadata is asked for): by name, never as a list.
+# By name, never as a list: whether the Secret that a spec names exists (its metadata is asked for), and the content of
+# promotion.git.credentialsSecret, with which pull requests are opened.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get]

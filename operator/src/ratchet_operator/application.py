@@ -16,6 +16,7 @@ from ratchet_operator.clients.access import Access
 from ratchet_operator.clients.arms import Arms
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Gateway
+from ratchet_operator.clients.git.proposer import Proposer
 from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.prometheus import Prometheus
@@ -28,6 +29,7 @@ from ratchet_operator.metrics import Metrics
 from ratchet_operator.queue import Key, WorkQueue
 from ratchet_operator.reconcile import cycle, version
 from ratchet_operator.reconcile.context import Context
+from ratchet_operator.reconcile.desk import Desk
 from ratchet_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Application:
             arms=Arms(self._http),
             settings=self.settings,
             metrics=self.metrics,
+            desk=Desk(kube, Proposer(self.leader.guard), lambda key: self.queue.add(Key(CYCLE_KIND, *key))),
         )
         await self._servers.start(self.settings.health, self.settings.metrics)
         self.leader.on_change(self._leads)
@@ -87,6 +90,7 @@ class Application:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.context.desk.close()
         self.queue.clear()
         await self.leader.release(self.context.kube)
         await self._servers.stop()

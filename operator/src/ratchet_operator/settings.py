@@ -68,6 +68,12 @@ class Pace:
     """First look after something was found missing; grows with the time that it is missing."""
     stalled_last: float = 30.0
     """Slowest look at something that is missing."""
+    forge: float = 60.0
+    """A pull request that people have not decided about yet."""
+    forge_first: float = 5.0
+    """First new attempt at a Git server or forge that failed; grows with the time that it fails."""
+    forge_last: float = 300.0
+    """Slowest new attempt."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class Situation:
     """The stage's Job."""
     secret: str = ""
     """storage.credentialsSecret."""
+    git_secret: str = ""
+    """promotion.git.credentialsSecret."""
     suites: str = ""
     """ConfigMap of the first target suite."""
     endpoint: str = ""
@@ -126,6 +128,14 @@ def _secret(s: Situation) -> str:
     return s.where.kubectl(f"create secret generic {s.secret} {keys}") if s.secret else _doctor(s)
 
 
+def _explain(s: Situation) -> str:
+    return s.where.ratchet(f"explain {s.cycle}")
+
+
+def _git_secret(s: Situation) -> str:
+    return s.where.kubectl(f"edit secret {s.git_secret}") if s.git_secret else _edit(s)
+
+
 def _suites(s: Situation) -> str:
     return s.where.kubectl(f"edit configmap {s.suites}") if s.suites else _edit(s)
 
@@ -211,6 +221,13 @@ _NEXT: dict[str, Command] = {
     Reason.MISSING_VERSION: _edit,
     Reason.AWAITING_POINTER: _point,
     Reason.ROLLED_BACK_PENDING_GIT: _edit,
+    Reason.PROPOSED: _explain,
+    Reason.MERGED: _watch,
+    Reason.FORGE_UNAVAILABLE: _watch,
+    Reason.FORGE_DENIED: _git_secret,
+    Reason.PUSH_REFUSED: _edit,
+    Reason.POINTER_NOT_FOUND: _edit,
+    Reason.PULL_REQUEST_CLOSED: _point,
     Reason.POINTER_MOVED: _get,
     Reason.AWAITING_APPROVAL: _approve,
     Reason.APPROVAL_EXPIRED: _approve,

@@ -107,6 +107,7 @@ def situation(view: View, version: ModelVersion | None = None, stage: StageStatu
         stable=stable.version if stable is not None else "",
         job=(stage.job or "") if stage is not None else "",
         secret=spec.storage.credentials_secret.name if spec.storage.credentials_secret is not None else "",
+        git_secret=spec.promotion.git.credentials_secret.name if spec.promotion.git is not None else "",
         suites=target.cases.config_map.name if target is not None else "",
         endpoint=spec.storage.endpoint or "",
         storage=spec.storage.uri,

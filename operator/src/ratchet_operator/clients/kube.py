@@ -86,6 +86,14 @@ class Kube:
             return None
         return parse(kind, raw)
 
+    async def secret_data(self, namespace: str, name: str) -> dict[str, str] | None:
+        """A Secret's content, base64, or None: only for the one that promotion.git.credentialsSecret names."""
+        try:
+            raw = await self._transport.request("get", RESOURCES["Secret"].path(namespace, name))
+        except NotFound:
+            return None
+        return dict(raw.get("data") or {})
+
     async def select(self, kind: type[T], namespace: str, labels: str = "", fields: str = "") -> list[T]:
         """Objects of a namespace that match label and field selectors; those that cannot be read are left out."""
         query = {"labelSelector": labels, "fieldSelector": fields}

@@ -236,7 +236,7 @@ class ConfigMap(Kubernetes):
 
 
 class Secret(Kubernetes):
-    """That a Secret exists; its content is never asked for."""
+    """That a Secret exists; its content is not asked for, see Kube.secret_data."""
 
     metadata: Meta
 

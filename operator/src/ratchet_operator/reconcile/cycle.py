@@ -21,7 +21,7 @@ from ratchet_operator.domain.rollout import RolloutObservation
 from ratchet_operator.errors import InvalidObject
 from ratchet_operator.manifests import versions as manifests
 from ratchet_operator.manifests.stages import StageRequest
-from ratchet_operator.reconcile import arms, autoscaling, jobs, rollout, runs
+from ratchet_operator.reconcile import arms, autoscaling, jobs, proposals, rollout, runs
 from ratchet_operator.reconcile.announcing import ASK_AGAIN, announce, announced
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
@@ -47,6 +47,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         return None
     if cycle is None or cycle.metadata.deletion_timestamp is not None:
         ctx.metrics.stall(CYCLE_KIND, namespace, name, None)
+        ctx.desk.forget((namespace, name))
         return None
     if not cycle.status.conditions:
         conditions = first(cycle.metadata.generation, now, "seen for the first time")
@@ -112,6 +113,7 @@ class CyclePass:
         await self._roll_out()
         self._remember_rejections()
         await runs.advance(self)
+        proposals.advance(self)
         self._retire()
         self._summarise()
         await self._write()
@@ -348,6 +350,7 @@ class CyclePass:
             for arm in self._wanted_arms():
                 await acts.attempt(self._ensure_arm(arm))
         await acts.attempt(runs.act(self))
+        proposals.act(self)
         for deployment in self._unwanted():
             await acts.attempt(arms.remove(self.ctx, self.before, deployment))
         self.wake.append(acts.settle(self.ctx, self.before.metadata.uid))

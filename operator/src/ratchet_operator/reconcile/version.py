@@ -22,7 +22,7 @@ from ratchet_api.version import (
     TrainingStatus,
 )
 from ratchet_operator.clients.events import Subject
-from ratchet_operator.domain import gate, pointer, retries, stages, versions
+from ratchet_operator.domain import gate, pointer, proposal, retries, stages, versions
 from ratchet_operator.domain.approval import Awaited, awaited
 from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditions, version_phase
 from ratchet_operator.errors import InvalidObject, Waiting
@@ -141,9 +141,11 @@ class VersionPass:
         name, since = self.version.metadata.name, versions.accepted_since(self.version)
         elsewhere = pointer.elsewhere(cycle, name)
         if elsewhere is not None:
+            self.stalled, self.waiting = proposal.of_version(cycle, name)
+        if elsewhere is not None and self.stalled is None and self.waiting is None:
             text = f"accepted; {elsewhere}: write {name} there to roll it out"
             self.waiting = Remark(Reason.AWAITING_POINTER, text)
-        elif since is not None:
+        elif elsewhere is None and since is not None:
             self._await(versions.canary_approval(self.version, cycle), since)
 
     def _await(self, needed: Awaited | None, since: datetime) -> None:
