@@ -213,7 +213,7 @@ def test_the_least_that_a_cycle_has_to_say() -> None:
     "spec",
     [
         {"sources": []},
-        {"promotion": {"mode": "Git"}},
+        {"promotion": {"mode": "Svn"}},
         {"retention": 3},
         {"serving": {"runtime": "custom"}},
         {"serving": {"router": "mesh"}},
