@@ -173,7 +173,12 @@ async def test_strings_that_do_not_match(world: World) -> None:
         await taken(world, manifest)
     finished = version_manifest(world.namespace, "finished")
     counted = full_cycle(world.namespace)
-    counted["spec"]["serving"] = {"router": "replicas", "replicas": 2, "replicaSplit": {"service": "chat"}}
+    counted["spec"]["serving"] = {
+        "version": "assistant-0",
+        "router": "replicas",
+        "replicas": 2,
+        "replicaSplit": {"service": "chat"},
+    }
     await taken(world, counted)
 
     async def broken(kind: str, path: tuple[str, ...], message: str) -> None:
