@@ -185,7 +185,7 @@ async def test_strings_that_do_not_match(world: World) -> None:
         manifest = copy.deepcopy(finished if path[:2] == ("spec", "adapter") else full[kind])
         if path[:3] == ("spec", "serving", "replicaSplit"):
             manifest = copy.deepcopy(counted)
-        put(manifest, path, "no such thing!")
+        put(manifest, path, "no, such <thing>!")
         said = await refused(world, manifest)
         assert message in said, f"{kind} {'.'.join(path)}: {said}"
         field = "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in path).lstrip(".")
