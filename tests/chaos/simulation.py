@@ -25,13 +25,17 @@ from ratchet_operator.application import Application
 from ratchet_operator.clients.arms import Server as ModelServer
 from ratchet_operator.clients.events import Events
 from ratchet_operator.clients.gateway import Routes
+from ratchet_operator.clients.git.credentials import Credentials
+from ratchet_operator.clients.git.proposer import Errand
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.transport import JSON
 from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Sample
+from ratchet_operator.domain.proposal import Seen
 from ratchet_operator.domain.queries import ArmQueries
 from ratchet_operator.leader import Leader
 from ratchet_operator.queue import LAST_BACKOFF
 from ratchet_operator.reconcile.context import Context
+from ratchet_operator.reconcile.desk import Desk
 from ratchet_operator.settings import Election
 
 RELIST_SECONDS = 240.0
@@ -94,6 +98,7 @@ class Process(Application):
             arms=Arms(simulation, self.link),
             settings=settings,
             metrics=self.metrics,
+            desk=Desk(kube, NoGit()),
             now=lambda: simulation.clock() + self.skew,
         )
         self.link.die = self.die
@@ -228,6 +233,13 @@ class Arms:
         if len(found) < len(addresses):
             return None
         return all(pod["metadata"]["labels"].get(VERSION_LABEL) == model_name for pod in found)
+
+
+class NoGit:
+    """No story promotes by Git."""
+
+    async def visit(self, errand: Errand, credentials: Credentials) -> Seen:
+        raise AssertionError(f"nothing is to be proposed: {errand.title}")
 
 
 @dataclasses.dataclass
