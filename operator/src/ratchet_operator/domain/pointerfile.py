@@ -135,19 +135,27 @@ def _text(node: yaml.Node | None) -> str | None:
 
 
 def _reads_as_text(value: str) -> bool:
-    """Whether YAML takes it for text when it is not quoted: 123, 1e3, on and 2026-11-23 it does not."""
+    """Whether every YAML takes it for text when it is not quoted: on it does not, nor, of some version of YAML or
+    other, what begins with a digit (1e3) or is one letter (y)."""
+    if len(value) < 2 or not value[0].isalpha():
+        return False
     node = yaml.compose(value, Loader=yaml.SafeLoader)
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str" and node.value == value
 
 
 def _check_only_change(before: str, after: str, target: Target, version: str) -> None:
     """The same documents but for the one value: an anchor that others refer to would change them as well."""
-    old, new = _flat(_documents(before)), _flat(_documents(after))
+    shared = PointerError(
+        f"{target.pointer} shares its value with another place of the file (an anchor): write the version itself"
+    )
+    old = _flat(_documents(before))
+    try:
+        new = _flat(_documents(after))
+    except PointerError:
+        raise shared from None  # the anchor went with the value, and somebody refers to it
     differing = [(a, b) for a, b in zip(old, new, strict=False) if a[:-1] != b[:-1]]
     if len(old) != len(new) or len(differing) > 1 or current(after, target) != version:
-        raise PointerError(
-            f"{target.pointer} shares its value with another place of the file (an anchor): write the version itself"
-        )
+        raise shared
 
 
 def _flat(documents: list[yaml.Node]) -> list[tuple[object, ...]]:
