@@ -5,7 +5,9 @@ that make a pod, and Deployments that make pods. What is right is proven on the 
 """
 
 import copy
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +25,8 @@ class FakeApi:
         self.objects: dict[Where, JSON] = {}
         """(collection path, name) -> object."""
         self._numbers = itertools.count(1)
+        self._applied: dict[tuple[Where, str], JSON] = {}
+        """What each manager has applied to a Deployment, so that what it leaves out next time is taken out."""
 
     async def request(
         self,
@@ -41,6 +45,8 @@ class FakeApi:
         if method == "post":
             assert body is not None
             return self._create(collection, body)
+        if content_type == "application/apply-patch+yaml" and body is not None and body["kind"] == "Deployment":
+            return self._apply(where, body, query or {})
         if method == "patch" and content_type == "application/apply-patch+yaml" and where not in self.objects:
             assert body is not None
             return self._create(collection, body)
@@ -55,6 +61,30 @@ class FakeApi:
         if content_type == "application/apply-patch+yaml" and body["kind"] == "Service":
             self.objects[where]["spec"].pop("selector", None)  # an atomic map: applied whole
         return self._change(where, body, part, replace=method == "put")
+
+    def _apply(self, where: Where, body: JSON, query: Mapping[str, str]) -> JSON:
+        manager = query["fieldManager"]
+        before = self._applied.get((where, manager), {})
+        present = self.objects.get(where)
+        uid = body["metadata"].pop("uid", None)
+        if uid is not None and (present is None or present["metadata"]["uid"] != uid):
+            raise Conflict(f"{where}: uid mismatch")
+        for (place, other), theirs in self._applied.items():
+            field = _differ(theirs, body) if place == where and other != manager else None
+            if field is not None and query["force"] == "false" and _differ(present, body) is not None:
+                raise Conflict(f'Apply failed with 1 conflict: conflict with "{other}": {field}')
+        self._applied[where, manager] = copy.deepcopy(body)
+        if present is None:
+            return self._create(where[0], body)
+        others = [b for (place, m), b in self._applied.items() if place == where and m != manager]
+        wanted = _keyed(_without(copy.deepcopy(present), before, [body, *others]), body)
+        wanted["metadata"]["generation"] = present["metadata"]["generation"] + (wanted["spec"] != present["spec"])
+        if wanted == present:
+            return copy.deepcopy(present)
+        wanted["metadata"]["resourceVersion"] = str(next(self._numbers))
+        self.objects[where] = wanted
+        self._control(where)
+        return copy.deepcopy(wanted)
 
     def _select(self, collection: str, query: Mapping[str, str]) -> list[JSON]:
         labels = [pair.split("=", 1) for pair in query.get("labelSelector", "").split(",") if pair]
@@ -120,9 +150,11 @@ class FakeApi:
         pods = [thing for thing in self.objects.values() if thing["kind"] == "Pod"]
         return [p for p in pods if any(o["uid"] == uid for o in p["metadata"]["ownerReferences"])]
 
-    def _pod(self, owner: JSON, name: str) -> None:
+    def _pod(self, owner: JSON, name: str, digest: str = "") -> None:
         meta, template = owner["metadata"], owner["spec"]["template"]["metadata"]
         labels = dict(template["labels"])
+        if digest:
+            labels["pod-template-hash"] = digest
         if owner["kind"] == "Job":
             labels["batch.kubernetes.io/job-name"] = meta["name"]
         reference = {"kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
@@ -138,15 +170,25 @@ class FakeApi:
         self._create(f"/api/v1/namespaces/{meta['namespace']}/pods", pod)
 
     def _scale(self, deployment: JSON) -> None:
-        there, wanted = self._children(deployment), deployment["spec"].get("replicas", 1)
-        for pod in there[wanted:]:
+        """As many pods of the present template as it wants; those of earlier ones go once these are ready."""
+        wanted, template = deployment["spec"].get("replicas", 1), deployment["spec"]["template"]
+        digest = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:10]
+        pods = self._children(deployment)
+        new = [pod for pod in pods if pod["metadata"]["labels"]["pod-template-hash"] == digest]
+        for _ in range(len(new), wanted):
+            self._pod(deployment, f"{deployment['metadata']['name']}-{next(self._numbers)}", digest)
+        gone = new[wanted:]
+        if sum(_ready(pod) for pod in new) >= wanted:
+            gone += [pod for pod in pods if pod not in new]
+        for pod in gone:
             self._delete((f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods", pod["metadata"]["name"]))
-        for _ in range(len(there), wanted):
-            self._pod(deployment, f"{deployment['metadata']['name']}-{next(self._numbers)}")
 
     def _finish(self, pod: JSON) -> None:
         phase = (pod.get("status") or {}).get("phase")
         owner = pod["metadata"]["ownerReferences"][0]
+        if owner["kind"] == "Deployment":
+            for thing in [t for t in self.objects.values() if t["metadata"]["uid"] == owner["uid"] and _ready(pod)]:
+                self._scale(thing)
         if owner["kind"] != "Job" or phase not in ("Succeeded", "Failed"):
             return
         for where, thing in self.objects.items():
@@ -176,3 +218,56 @@ def _merged(old: Any, new: Any) -> Any:
         return new
     both = {key: _merged(old.get(key), value) for key, value in new.items() if value is not None}
     return {key: value for key, value in old.items() if key not in new} | both
+
+
+_KEYS = dict.fromkeys(("containers", "initContainers", "volumes", "env"), "name") | {"volumeMounts": "mountPath"}
+
+
+def _entries(value: Any, field: str) -> JSON | None:
+    """A map, or a list with keys as one; None for everything else."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list) and field in _KEYS:
+        return {entry[_KEYS[field]]: entry for entry in value}
+    return None
+
+
+def _like(value: Any, entries: JSON) -> Any:
+    return list(entries.values()) if isinstance(value, list) else entries
+
+
+def _keyed(old: Any, new: Any, field: str = "") -> Any:
+    """Server-side apply: maps by their keys, and the lists that have some; everything else whole."""
+    before, after = _entries(old, field), _entries(new, field)
+    if before is None or after is None:
+        return new
+    return _like(old, before | {key: _keyed(before.get(key), value, str(key)) for key, value in after.items()})
+
+
+def _without(old: Any, mine: Any, others: list[Any], field: str = "") -> Any:
+    """Without what `mine` has and nobody else."""
+    before, gone = _entries(old, field), _entries(mine, field)
+    if before is None or gone is None:
+        return old
+    kept = {}
+    for key, value in before.items():
+        holders = [there[key] for other in others if (there := _entries(other, field)) is not None and key in there]
+        if key not in gone or (holders and _entries(value, str(key)) is None):
+            kept[key] = value
+        elif holders:
+            kept[key] = _without(value, gone[key], holders, str(key))
+    return _like(old, kept)
+
+
+def _differ(theirs: Any, mine: Any, field: str = "", path: str = "") -> str | None:
+    """The first field that both say something else about."""
+    before, after = _entries(theirs, field), _entries(mine, field)
+    if before is None or after is None:
+        return None if theirs == mine else path
+    found = (_differ(before[k], v, str(k), f"{path}.{k}") for k, v in after.items() if k in before)
+    return next((where for where in found if where is not None), None)
+
+
+def _ready(pod: JSON) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)

@@ -129,6 +129,96 @@ async def back_by_replicas(world: World) -> None:
     await harmed(world)
 
 
+WORKLOAD = "chat"
+
+
+def workload_manifest(namespace: str, **spec: Any) -> JSON:
+    """A Deployment that a person keeps in Git."""
+    server = {
+        "name": "server",
+        "image": "example.com/server:1",
+        "args": ["--model", "$(RATCHET_MODEL_DIR)/base", "--served-model-name", "$(RATCHET_BASE_NAME)"],
+        "env": [{"name": "THREADS", "value": "2"}],
+        "ports": [{"name": "http", "containerPort": 8000}],
+        "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+    }
+    pod = {"containers": [server], "volumes": [{"name": "cache", "emptyDir": {}}]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": WORKLOAD, "namespace": namespace, "labels": {"team": "chat"}},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": WORKLOAD}},
+            "template": {"metadata": {"labels": {"app": WORKLOAD, "team": "chat"}}, "spec": pod},
+            **spec,
+        },
+    }
+
+
+async def settled_in_place(world: World, version: str) -> None:
+    """The Deployment serves the version, alone."""
+
+    async def home() -> bool:
+        stable = (await world.cycle()).status.serving.stable
+        mine = stable is not None and (stable.version, stable.deployment) == (version, WORKLOAD)
+        return mine and list(await world.deployments()) == [WORKLOAD]
+
+    await world.until(home, tick=0.5)
+    await resting(world)
+
+
+async def in_place(world: World, **serving_: Any) -> None:
+    """The base model serves in a Deployment that was there before."""
+    await world.apply(workload_manifest(world.namespace))
+    await serving(world, serving={"workload": {"name": WORKLOAD}} | serving_)
+    await settled_in_place(world, "assistant-0")
+
+
+async def forward_in_place(world: World) -> None:
+    """A version becomes champion in people's Deployment."""
+    await in_place(world)
+    await proven(world, "good")
+    await settled_in_place(world, "good")
+
+
+async def back_in_place(world: World) -> None:
+    """A version does harm beside people's Deployment."""
+    await in_place(world)
+    await proven(world, "bad")
+    world.prometheus.bad["bad"] = 200.0
+    await sent_back(world)
+
+
+async def back_from_the_bake_in_place(world: World) -> None:
+    """A version does harm when people's Deployment serves it already."""
+    await in_place(world)
+    await proven(world, "bad")
+    await rolled(world, "bad")
+    world.prometheus.bad["bad"] = 200.0
+    await sent_back(world)
+
+
+async def rolled(world: World, version: str) -> None:
+    """It bakes, and the Deployment has been rolled to it."""
+
+    async def there() -> bool:
+        candidate = (await world.cycle()).status.serving.candidate
+        return candidate is not None and (candidate.version, candidate.deployment) == (version, WORKLOAD)
+
+    await world.until(there, tick=0.1)
+
+
+async def sent_back(world: World) -> None:
+    """The version `bad` is rejected, and the Deployment serves the base model alone."""
+
+    async def rejected() -> bool:
+        return (await world.version("bad")).status.phase == "Rejected"
+
+    await world.until(rejected, tick=0.5)
+    await settled_in_place(world, "assistant-0")
+
+
 async def harmed(world: World) -> None:
     """The version `bad` fails its check, and is gone."""
     world.prometheus.bad["bad"] = 200.0
@@ -223,6 +313,8 @@ async def ending(world: World) -> dict[str, Any]:
         ],
         "deployments": sorted(await world.deployments()),
         "some job was made": bool(made),
+        "where it serves": status.serving.stable and status.serving.stable.deployment,
+        "templates": {name: d.spec.template for name, d in (await world.deployments()).items()},
         "services": await services(world),
         "weights": [route.weights(0) for route in await Neighbours(world).routes()],
     }

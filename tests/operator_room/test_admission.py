@@ -180,11 +180,17 @@ async def test_strings_that_do_not_match(world: World) -> None:
         "replicaSplit": {"service": "chat"},
     }
     await taken(world, counted)
+    placed = full_cycle(world.namespace)
+    workload = {"kind": "Deployment", "name": "chat", "container": "server", "port": 8000}
+    placed["spec"]["serving"] = {"version": "assistant-0", "workload": workload, "keepServing": False}
+    await taken(world, placed)
 
     async def broken(kind: str, path: tuple[str, ...], message: str) -> None:
         manifest = copy.deepcopy(finished if path[:2] == ("spec", "adapter") else full[kind])
         if path[:3] == ("spec", "serving", "replicaSplit"):
             manifest = copy.deepcopy(counted)
+        if path[:3] == ("spec", "serving", "workload"):
+            manifest = copy.deepcopy(placed)
         put(manifest, path, "no, such <thing>!")
         said = await refused(world, manifest)
         assert message in said, f"{kind} {'.'.join(path)}: {said}"
@@ -304,6 +310,27 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      "serving.replicaSplit belongs to serving.router: replicas"),
     ("one pod to split", "ImprovementCycle", ("spec", "serving"), {"router": "replicas"},
      "write serving.replicas: 2 or more"),
+    ("a Deployment of people's behind a route", "ImprovementCycle", ("spec", "serving"),
+     {"router": "httpRoute", "httpRoute": {"name": "chat"}, "workload": {"name": "chat"}},
+     "serving.workload goes with serving.router: gateway"),
+    ("its number of pods", "ImprovementCycle", ("spec", "serving"), {"workload": {"name": "chat"}, "replicas": 2},
+     "serving.workload says itself what runs"),
+    ("its image", "ImprovementCycle", ("spec", "serving"), {"workload": {"name": "chat"}, "image": "example.com/x"},
+     "serving.workload says itself what runs"),
+    ("its runtime", "ImprovementCycle", ("spec", "serving"),
+     {"workload": {"name": "chat"}, "runtime": "transformers"}, "serving.workload says itself what runs"),
+    ("its arguments", "ImprovementCycle", ("spec", "serving"), {"workload": {"name": "chat"}, "extraArgs": ["-x"]},
+     "serving.workload says itself what runs"),
+    ("its placement", "ImprovementCycle", ("spec", "serving"), {"workload": {"name": "chat"}, "pod": POD},
+     "serving.workload says itself what runs"),
+    ("nothing to be restored", "ImprovementCycle", ("spec", "serving"), {"keepServing": False},
+     "serving.keepServing: false belongs to serving.workload"),
+    ("vLLM's metrics by Deployment", "ImprovementCycle", ("spec",),
+     {**SPEC, "serving": {"workload": {"name": "chat"}},
+      "rollout": {"metrics": [{"name": "p95", "preset": "vllmLatencyP95"}]}},
+     "the vllm presets know an arm by its Deployment"),
+    ("another kind", "ImprovementCycle", ("spec", "serving"),
+     {"workload": {"kind": "StatefulSet", "name": "chat"}}, "Unsupported value"),
     ("the gateway's metrics without the gateway", "ImprovementCycle", ("spec",),
      {**SPEC, "serving": {"router": "replicas", "replicas": 2}},
      "these checks would have no data"),
@@ -352,13 +379,16 @@ async def test_what_cannot_change(world: World) -> None:
     await world.apply(cycle_manifest(world.namespace))
     with pytest.raises(Stalling, match="baseModel cannot change"):
         await world.edit({"baseModel": {"uri": "s3://models/other"}})
+    with pytest.raises(Stalling, match=r"serving\.workload cannot come, go or name another"):
+        await world.edit({"serving": {"workload": {"name": "chat"}}})
     await world.apply(version_manifest(world.namespace, "mine"))
     with pytest.raises(Stalling, match="a ModelVersion's spec is immutable"):
         await world.apply(version_manifest(world.namespace, "mine", letter="c"))
 
 
 def test_no_rule_is_left_out() -> None:
-    words = {case[4].replace('\\"', '"') for case in TABLE} | {"baseModel cannot change", "spec is immutable"}
+    words = {case[4].replace('\\"', '"') for case in TABLE}
+    words |= {"baseModel cannot change", "spec is immutable", "serving.workload cannot come, go or name another"}
     for kind in ("ImprovementCycle", "ModelVersion"):
         for path, rule, message in spec_rules(kind):
             if not is_pattern(rule):

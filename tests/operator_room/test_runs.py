@@ -20,6 +20,7 @@ from ratchet_api.cycle import (
 )
 from ratchet_api.names import CYCLE_KIND, VERSION_KIND
 from ratchet_api.reasons import ConditionType, Reason
+from ratchet_api.serving import Serving
 from ratchet_api.stage import StageReport
 from ratchet_api.version import Artifact, EvaluationStatus, ModelVersion, StageStatus
 from ratchet_operator.domain import run, versions
@@ -206,7 +207,7 @@ def proven(name: str = "v", champion: str = "assistant-0", **more: Any) -> Model
 
 def serving(name: str = "assistant-0", **fields: Any) -> ImprovementCycleStatus:
     status = ImprovementCycleStatus.model_validate(fields)
-    stable = new_arm(name, "" if name == "assistant-0" else digest("b"), NOW)
+    stable = new_arm(Serving(), name, "" if name == "assistant-0" else digest("b"), NOW)
     return status.model_copy(update={"serving": status.serving.model_copy(update={"stable": stable})})
 
 

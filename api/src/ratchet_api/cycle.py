@@ -66,6 +66,7 @@ class Trigger(Model):
     """Shortest time between a rejection and the next scheduled run."""
 
 
+_IN_PLACE = "has(self.serving) && has(self.serving.workload)"
 _BY_GATEWAY = "!has(self.serving) || !has(self.serving.router) || self.serving.router == 'gateway'"
 
 
@@ -134,6 +135,17 @@ class ImprovementCycleSpec(Model):
                 "(has(self.serving) && has(self.serving.version))",
                 "serving.version: promotion.mode Git changes it in your YAML, so it has to be there; "
                 "write NAME-0 for the base model",
+            ),
+            rule(
+                f"!({_IN_PLACE}) || !has(self.rollout) || !has(self.rollout.metrics) || "
+                "self.rollout.metrics.all(m, !has(m.preset) || !m.preset.startsWith('vllm'))",
+                "rollout.metrics: the vllm presets know an arm by its Deployment, which with serving.workload serves "
+                "one version after the other: write the gateway's presets, or PromQL of your own",
+            ),
+            rule(
+                f"({_IN_PLACE}) == ({_IN_PLACE.replace('self.', 'oldSelf.')}) && "
+                f"(!({_IN_PLACE}) || self.serving.workload.name == oldSelf.serving.workload.name)",
+                "serving.workload cannot come, go or name another Deployment: apply a new cycle",
             ),
         )
     )

@@ -17,6 +17,8 @@ VERSION_LABEL = f"{GROUP}/version"
 STAGE_LABEL = f"{GROUP}/stage"
 ARM_LABEL = f"{GROUP}/arm"
 RUN_LABEL = f"{GROUP}/run"
+COMPANION_LABEL = f"{GROUP}/companion"
+"""On pods that serve a version beside the Deployment that serving.workload names."""
 MANAGED_BY = {"app.kubernetes.io/managed-by": "ratchet"}
 GATEWAY_LABELS = {"app.kubernetes.io/name": "ratchet", "app.kubernetes.io/component": "gateway"}
 

@@ -115,7 +115,12 @@ class Reason(StrEnum):
     ROUTE_RESET = "RouteReset"
     """Somebody else changed the HTTPRoute's weights and they were set back: let Git's tool ignore them."""
     FOREIGN_OWNER = "ForeignOwner"
-    """A Service or HTTPRoute that the spec names is written by somebody else: name another one, or take theirs away."""
+    """A field that Ratchet has to write in an object that the spec names is somebody else's: name another one, or take
+    theirs away."""
+    MISSING_WORKLOAD = "MissingWorkload"
+    """The Deployment that serving.workload names, or its container, is not there: apply it; it goes on by itself."""
+    SCALED_TO_ZERO = "ScaledToZero"
+    """The Deployment that serving.workload names has 0 replicas: scale it up; no version is rolled out meanwhile."""
     SCALER_CONFLICT = "ScalerConflict"
     """Two want to say how many pods an arm has: remove the HorizontalPodAutoscaler that the message names."""
     # Outcome of a stage

@@ -39,8 +39,30 @@ class ReplicaSplit(Model):
     """Pods of both arms together that may run beyond serving.replicas while their numbers change."""
 
 
+class Workload(Model):
+    """A Deployment of yours that serves the champion. The operator applies only the fields that name the version; the
+    other version of a rollout runs in a companion cloned from its pod template."""
+
+    kind: Literal["Deployment"] = "Deployment"
+    """Kind of it."""
+    name: ObjectName
+    """Its name, in the cycle's namespace."""
+    container: Name | None = None
+    """The container that serves the model; absent means the only one."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port of the OpenAI API in its pods."""
+
+
+_OF_ARMS = ("runtime", "replicas", "resources", "pod", "maxModelLen", "extraArgs", "image")
+_NOT_SAID = " && ".join(
+    # The API server fills in these three by itself.
+    ["self.runtime == 'vllm'", "self.replicas == 1", "(!has(self.extraArgs) || self.extraArgs.size() == 0)"]
+    + [f"!has(self.{field})" for field in ("resources", "pod", "maxModelLen", "image")]
+)
+
+
 class Serving(Model):
-    """The serving target of a cycle. Every version gets a Deployment (an arm) of its own."""
+    """The serving target of a cycle. Every version gets a Deployment (an arm) of its own, unless workload names one."""
 
     runtime: Literal["vllm", "transformers"] = "vllm"
     """vllm needs a GPU; transformers serves small models on CPU."""
@@ -57,6 +79,10 @@ class Serving(Model):
     """For router: httpRoute."""
     replica_split: ReplicaSplit | None = None
     """For router: replicas."""
+    workload: Workload | None = None
+    """A Deployment that you have already, to be served in place."""
+    keep_serving: bool = True
+    """When the cycle is deleted, workload goes on serving the champion; false: it becomes again what it was before."""
     resources: Resources = Field(default_factory=Resources)
     """Compute resources of the serving container."""
     pod: PodOverrides = Field(default_factory=PodOverrides)
@@ -89,6 +115,18 @@ class Serving(Model):
             rule(
                 "!has(self.router) || self.router != 'replicas' || has(self.replicas) && self.replicas >= 2",
                 "serving.router: replicas splits the traffic by the number of pods: write serving.replicas: 2 or more",
+            ),
+            rule(
+                "!has(self.workload) || !has(self.router) || self.router == 'gateway'",
+                "serving.workload goes with serving.router: gateway; write that router, or leave workload out",
+            ),
+            rule(
+                f"!has(self.workload) || {_NOT_SAID}",
+                f"serving.workload says itself what runs: leave out {', '.join(_OF_ARMS[:-1])} and {_OF_ARMS[-1]}",
+            ),
+            rule(
+                "self.keepServing || has(self.workload)",
+                "serving.keepServing: false belongs to serving.workload; name the Deployment, or leave it out",
             ),
         )
     )

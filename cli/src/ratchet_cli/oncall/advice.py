@@ -27,6 +27,8 @@ class Situation:
     """storage.credentialsSecret."""
     git_secret: str = ""
     """promotion.git.credentialsSecret."""
+    workload: str = ""
+    """serving.workload: the Deployment that is served in place."""
     suites: str = ""
     """ConfigMap of the first target suite."""
     endpoint: str = ""
@@ -117,6 +119,14 @@ def _candidate_logs(s: Situation) -> str:
 
 def _route(s: Situation) -> str:
     return s.where.kubectl("describe httproutes.gateway.networking.k8s.io")
+
+
+def _workload(s: Situation) -> str:
+    return s.where.kubectl(f"describe deployment {s.workload}") if s.workload else _edit(s)
+
+
+def _scale_up(s: Situation) -> str:
+    return s.where.kubectl(f"scale deployment {s.workload} --replicas=1") if s.workload else _edit(s)
 
 
 def _scalers(s: Situation) -> str:
@@ -236,6 +246,8 @@ _NEXT: dict[str, Command] = {
     Reason.ROUTE_RESET: _route,
     Reason.FOREIGN_OWNER: _edit,
     Reason.SCALER_CONFLICT: _scalers,
+    Reason.MISSING_WORKLOAD: _workload,
+    Reason.SCALED_TO_ZERO: _scale_up,
 }
 
 

@@ -108,6 +108,7 @@ def situation(view: View, version: ModelVersion | None = None, stage: StageStatu
         job=(stage.job or "") if stage is not None else "",
         secret=spec.storage.credentials_secret.name if spec.storage.credentials_secret is not None else "",
         git_secret=spec.promotion.git.credentials_secret.name if spec.promotion.git is not None else "",
+        workload=spec.serving.workload.name if spec.serving.workload is not None else "",
         suites=target.cases.config_map.name if target is not None else "",
         endpoint=spec.storage.endpoint or "",
         storage=spec.storage.uri,

@@ -17,6 +17,7 @@ from ratchet_operator.domain.rollout import ArmObservation
 from ratchet_operator.domain.stages import MISSING
 from ratchet_operator.manifests import arms as manifests
 from ratchet_operator.manifests.arms import ArmRequest
+from ratchet_operator.manifests.workload import FETCH as FETCH_IN_PLACE
 from ratchet_operator.reconcile import autoscaling, jobs
 from ratchet_operator.reconcile.context import Context
 
@@ -109,7 +110,7 @@ def _failure(pods: list[Pod], since: datetime) -> tuple[str | None, Reason]:
                 continue
             if _earlier(pod, end, since):
                 continue
-            if container.name == manifests.FETCH:
+            if container.name in (manifests.FETCH, FETCH_IN_PLACE):
                 said = jobs.report(end.message)
                 reason = _reason(said.reason) if said is not None else None
                 if end.exit_code == TRY_AGAIN or (reason is not None and reason in MISSING):

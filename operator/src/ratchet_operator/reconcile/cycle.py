@@ -13,7 +13,6 @@ from ratchet_api.names import CYCLE_KIND
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.events import Subject
-from ratchet_operator.clients.objects import Deployment
 from ratchet_operator.domain import ledger, queries, run, versions
 from ratchet_operator.domain import rollout as rollouts
 from ratchet_operator.domain.phases import CycleFacts, Remark, cycle_conditions, cycle_phase
@@ -25,9 +24,11 @@ from ratchet_operator.reconcile import arms, autoscaling, jobs, proposals, rollo
 from ratchet_operator.reconcile.announcing import ASK_AGAIN, announce, announced
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
+from ratchet_operator.reconcile.hosting import Hosting, Owned
 from ratchet_operator.reconcile.httproute import HttpRouteRouter
 from ratchet_operator.reconcile.replicas import ReplicaRouter
 from ratchet_operator.reconcile.routers import GatewayRouter, Router, Traffic
+from ratchet_operator.reconcile.workload import InPlace, give_back
 
 SECOND = timedelta(seconds=1)
 ROUTERS: dict[str, Callable[[Context, ImprovementCycle, arms.Fleet], Router]] = {
@@ -48,6 +49,8 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     if cycle is None or cycle.metadata.deletion_timestamp is not None:
         ctx.metrics.stall(CYCLE_KIND, namespace, name, None)
         ctx.desk.forget((namespace, name))
+        if cycle is None:
+            await give_back(ctx, namespace, name)
         return None
     if not cycle.status.conditions:
         conditions = first(cycle.metadata.generation, now, "seen for the first time")
@@ -66,10 +69,11 @@ class CyclePass:
         self.status = cycle.status
         self.now = now
         self.versions: list[ModelVersion] = []
+        in_place = cycle.spec.serving.workload is not None
+        self.hosting: Hosting = InPlace(ctx, cycle) if in_place else Owned(ctx, cycle)
         self.fleet = arms.Fleet({}, [])
         self.router: Router = GatewayRouter(ctx, cycle, self.fleet)
         self.traffic = Traffic()
-        self.scalers: autoscaling.Scalers = {}
         self.stable = self.candidate = arms.ABSENT
         self.missing: Remark | None = None
         """The Secret that the arms need is not there."""
@@ -130,9 +134,8 @@ class CyclePass:
         if refused is not None:
             self.stalled.append(refused)
         self.versions = await kube.select(ModelVersion, self.namespace, fields=f"spec.cycle={self.name}")
-        self.fleet = await arms.fleet(self.ctx, self.before)
+        self.fleet = await self.hosting.observe()
         self.router = ROUTERS[self.before.spec.serving.router](self.ctx, self.before, self.fleet)
-        self.scalers = await autoscaling.find(self.ctx, self.namespace)
         self.stable = await self._observe_arm(self.status.serving.stable)
         self.candidate = await self._observe_arm(self.status.serving.candidate)
         await self._observe_traffic()
@@ -142,16 +145,12 @@ class CyclePass:
                 self.stalled.append(self.missing)
 
     async def _observe_arm(self, arm: Arm | None) -> arms.ArmSeen:
-        wanted = 0
-        if arm is not None:
-            present = self.fleet.deployments.get(arm.deployment)
-            scaled = present is not None and self._scaled(arm)
-            wanted = present.spec.replicas if present is not None and scaled else self.router.goal(arm)
+        wanted = 0 if arm is None else self.hosting.goal(arm, self.router.goal(arm))
         return await arms.observe(self.ctx, self.fleet, arm, wanted, self.now)
 
     async def _observe_traffic(self) -> None:
         self.traffic = await self.router.observe()
-        conflict = autoscaling.conflict(self.before, self._wanted_arms(), self.scalers)
+        conflict = autoscaling.conflict(self.before, self._wanted_arms(), self.hosting.scalers)
         self.stalled += [remark for remark in (self.traffic.stalled, conflict) if remark is not None]
         if self.traffic.waiting is not None:
             self.waiting.append(self.traffic.waiting)
@@ -159,10 +158,6 @@ class CyclePass:
         if self.traffic.reset is not None:
             self.tell(True, self.traffic.reset.reason, self.traffic.reset.message)
         self.wake.append(self.router.pace)
-
-    def _scaled(self, arm: Arm) -> bool:
-        """Whether somebody else says how many pods the arm has."""
-        return self.before.spec.serving.router != "replicas" and arm.deployment in self.scalers
 
     def _wanted_arms(self) -> list[Arm | None]:
         serving = self.status.serving
@@ -177,7 +172,7 @@ class CyclePass:
             served = [v for v in self.versions if _says_serving(v)]
             name = served[0].metadata.name if served else manifests.root_name(self.name)
             digest = versions.digest(served[0]) if served else ""
-            stable = rollout.new_arm(name, digest, self.now, weight=100)
+            stable = rollout.new_arm(self.before.spec.serving, name, digest, self.now, weight=100)
             self.update(serving=serving.model_copy(update={"stable": stable}))
         elif self.stable.observation.proven and not self.status.last_good:
             good = Good(version=serving.stable.version, digest=serving.stable.digest, at=self.now)
@@ -220,8 +215,8 @@ class CyclePass:
             self._advance(seen)
         self._note_arms()
         self.status = rollout.settled(self.status, self.before, self.status.run, self.now)
-        if not self.stalled:
-            self._begin()
+        self.status = self.hosting.moved(self.status)
+        self._begin()
 
     def _advance(self, seen: RolloutObservation) -> None:
         before = self.status.rollout
@@ -238,6 +233,13 @@ class CyclePass:
             self.wake.append(self.ctx.settings.pace.rollout)
 
     def _begin(self) -> None:
+        remark, busy = self.hosting.stalled(self.status), self.hosting.busy(self.status)
+        self.stalled += [] if remark is None else [remark]
+        if busy is not None:
+            self.waiting.append(busy)
+            self.wake.append(self.ctx.settings.pace.rollout)
+        if self.stalled or (busy is not None and rollout.going_on(self.status) is None):
+            return
         self.status, asked = rollout.begun(self.status, self.before, self.versions, self.now)
         if asked.stalled is not None:
             self.stalled.append(asked.stalled)
@@ -260,12 +262,7 @@ class CyclePass:
                 share = self.traffic.shares.get(arm.version)
                 noted[role] = arm.model_copy(update={"observed_weight": share, "ready_replicas": seen.ready})
         serving = self.router.sized(serving.model_copy(update=noted), ready)
-        for role, seen in (("stable", self.stable), ("candidate", self.candidate)):
-            arm = getattr(serving, role)
-            if arm is not None and self._scaled(arm):
-                arm = arm.model_copy(update={"replicas": seen.observation.replicas})
-                serving = serving.model_copy(update={role: arm})
-        self.update(serving=serving)
+        self.update(serving=self.hosting.sized(serving))
 
     def _remember_rejections(self) -> None:
         for entry in versions.rejections(self.versions, self.cycle):
@@ -351,8 +348,7 @@ class CyclePass:
                 await acts.attempt(self._ensure_arm(arm))
         await acts.attempt(runs.act(self))
         proposals.act(self)
-        for deployment in self._unwanted():
-            await acts.attempt(arms.remove(self.ctx, self.before, deployment))
+        await acts.attempt(self.hosting.clear(self.cycle, self.now))
         self.wake.append(acts.settle(self.ctx, self.before.metadata.uid))
 
     async def _ensure_arm(self, arm: Arm | None) -> None:
@@ -363,16 +359,7 @@ class CyclePass:
             return
         if not versions.is_served_by(arm, version):
             return
-        replicas = None if self._scaled(arm) else max(1, arm.replicas)
-        wanted = arms.request(self.ctx, self.before, version, replicas)
-        await arms.ensure(self.ctx, wanted, self.fleet.deployments.get(arm.deployment))
-
-    def _unwanted(self) -> list[Deployment]:
-        """Arms that are neither in service nor kept for their last answers."""
-        expired = {arm.deployment for arm in ledger.expired(self.status, self.before.spec, self.now)}
-        kept = {arm.deployment for arm in self.status.serving.retired} - expired
-        kept |= {arm.deployment for arm in self._wanted_arms() if arm is not None}
-        return [found for name, found in self.fleet.deployments.items() if name not in kept]
+        await self.hosting.ensure(self.cycle, arm, version)
 
     def _version(self, name: str) -> ModelVersion | None:
         return next((v for v in self.versions if v.metadata.name == name), None)

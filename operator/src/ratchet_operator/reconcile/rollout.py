@@ -10,12 +10,14 @@ from datetime import datetime
 
 from ratchet_api.cycle import Arm, Check, ImprovementCycle, ImprovementCycleStatus, RolloutStatus, RunStatus
 from ratchet_api.names import ABORT_ANNOTATION, ARM_PORT
+from ratchet_api.serving import Serving
 from ratchet_api.version import ModelVersion
 from ratchet_operator.domain import ab_test, approval, glance, ledger, pointer, queries, rollout, versions
 from ratchet_operator.domain.analysis import ArmReadings, Recent, judge
 from ratchet_operator.domain.pointer import Pointer
 from ratchet_operator.domain.rollout import Move, RolloutObservation
 from ratchet_operator.manifests.arms import deployment_name
+from ratchet_operator.manifests.workload import companion_name
 from ratchet_operator.reconcile.arms import ArmSeen
 from ratchet_operator.reconcile.context import Context
 
@@ -25,14 +27,15 @@ def going_on(status: ImprovementCycleStatus) -> RolloutStatus | None:
     return status.rollout if status.rollout is not None and status.rollout.phase != "Done" else None
 
 
-def new_arm(version: str, digest: str, now: datetime, weight: int = 0) -> Arm:
-    """The arm of a version, asked for now."""
+def new_arm(serving: Serving, version: str, digest: str, now: datetime, weight: int = 0) -> Arm:
+    """The arm of a version, asked for now: a Deployment of its own, or a companion of people's."""
+    workload = serving.workload
     return Arm(
         version=version,
         digest=digest,
-        deployment=deployment_name(version),
+        deployment=deployment_name(version) if workload is None else companion_name(workload.name, version),
         model_name=version,
-        port=ARM_PORT,
+        port=ARM_PORT if workload is None else workload.port,
         weight=weight,
         since=now,
     )
@@ -155,7 +158,7 @@ def begun(
     name = version.metadata.name
     begin = rollout.begin(name, digest, ledger.is_known_good(status, digest), now)
     begin = begin.model_copy(update={"uid": version.metadata.uid, "generation": cycle.metadata.generation})
-    return ledger.started(status, new_arm(name, digest, now), begin), asked
+    return ledger.started(status, new_arm(cycle.spec.serving, name, digest, now), begin), asked
 
 
 def settled(
