@@ -168,10 +168,20 @@ async def settled_in_place(world: World, version: str) -> None:
     await resting(world)
 
 
-async def in_place(world: World, **serving_: Any) -> None:
+def placed(bake: str = "2s", **serving_: Any) -> JSON:
+    """Spec of a cycle that serves in people's Deployment."""
+    quick = cycle_manifest("")["spec"]["rollout"] | {"bake": bake}
+    return {"serving": {"workload": {"name": WORKLOAD}} | serving_, "rollout": quick}
+
+
+LONG = "300s"
+"""A bake that no busy machine lives through before the Deployment is rolled."""
+
+
+async def in_place(world: World, bake: str = "2s", **serving_: Any) -> None:
     """The base model serves in a Deployment that was there before."""
     await world.apply(workload_manifest(world.namespace))
-    await serving(world, serving={"workload": {"name": WORKLOAD}} | serving_)
+    await serving(world, **placed(bake, **serving_))
     await settled_in_place(world, "assistant-0")
 
 
@@ -192,7 +202,7 @@ async def back_in_place(world: World) -> None:
 
 async def back_from_the_bake_in_place(world: World) -> None:
     """A version does harm when people's Deployment serves it already."""
-    await in_place(world)
+    await in_place(world, LONG)
     await proven(world, "bad")
     await rolled(world, "bad")
     world.prometheus.bad["bad"] = 200.0

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from operator_stories import (
+    LONG,
     WORKLOAD,
     back_from_the_bake_in_place,
     back_in_place,
@@ -158,7 +159,7 @@ async def test_the_candidate_runs_beside_it(fake_world: World) -> None:
 
 async def test_the_champion_is_warm_beside_it_in_the_bake(fake_world: World) -> None:
     world = fake_world
-    await in_place(world)
+    await in_place(world, LONG)
     await proven(world, "good")
     await rolled(world, "good")
     assert await version_of(world) == "good"

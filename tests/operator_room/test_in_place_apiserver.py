@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 from operator_stories import (
+    LONG,
     WORKLOAD,
     in_place,
+    placed,
     proven,
     rolled,
     sent_back,
@@ -52,18 +54,18 @@ def owned(deployment: JSON, manager: str) -> set[str]:
     return set().union(*(leaves(entry["fieldsV1"]) for entry in entries))
 
 
-async def taken_over(world: World, **serving: Any) -> JSON:
+async def taken_over(world: World, bake: str = "2s", **serving: Any) -> JSON:
     """Git's Deployment, before Ratchet came; then it serves the base model."""
     await apply_as(world, GIT, workload_manifest(world.namespace))
     before = await raw(world)
     await world.storage()
-    await world.apply(cycle_manifest(world.namespace, serving={"workload": {"name": WORKLOAD}} | serving))
+    await world.apply(cycle_manifest(world.namespace, **placed(bake, **serving)))
     await settled_in_place(world, "assistant-0")
     return before
 
 
 async def test_git_and_we_own_different_fields_all_the_while(world: World) -> None:
-    before = await taken_over(world)
+    before = await taken_over(world, LONG)
     theirs = owned(before, GIT)
     adopted = await raw(world)
     assert owned(adopted, GIT) == theirs
@@ -83,6 +85,7 @@ async def test_git_and_we_own_different_fields_all_the_while(world: World) -> No
     during = await raw(world)
     assert during["spec"]["template"]["metadata"]["labels"][VERSION_LABEL] == "good", "ours is not reverted"
     assert (owned(during, GIT), owned(during, MANAGER)) == (theirs, ours)
+    world.clock.advance(300)
     await settled_in_place(world, "good")
     after = await raw(world)
     [server] = after["spec"]["template"]["spec"]["containers"]
@@ -98,7 +101,7 @@ async def test_git_and_we_own_different_fields_all_the_while(world: World) -> No
 
 
 async def test_a_bad_one_goes_back_from_the_bake(world: World) -> None:
-    await taken_over(world)
+    await taken_over(world, LONG)
     before = await raw(world)
     await proven(world, "bad")
     await rolled(world, "bad")
