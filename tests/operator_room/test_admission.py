@@ -57,6 +57,7 @@ def full_cycle(namespace: str) -> JSON:
             "anchors": {"configMap": {"name": "a", "key": "a.jsonl"}, "fraction": "0.2"},
             "sensitive": [{"kind": "email", "action": "redact"}],
             "maxOwnShare": "0.5",
+            "validationShare": "0.1",
             "limits": {"maxRepetition": "0.5"},
             "nearDuplicates": {"similarity": "0.8"},
             "bursts": {"maxShare": "0.5"},

@@ -363,6 +363,16 @@ async def test_skipped_for_too_few_examples(fake_world: World) -> None:
     assert [entry.outcome for entry in (await world.cycle()).status.history] == ["Skipped"]
 
 
+async def test_the_dataset_is_told_which_model_is_trained(fake_world: World) -> None:
+    world = fake_world
+    await serving(world)
+    await world.annotate("run", "now")
+    await world.settle()
+    path = f"/api/v1/namespaces/{world.namespace}/configmaps/assistant-1-curate-0"
+    told = json.loads((await world.raw.request("get", path))["data"]["stage.json"])
+    assert told["base_model"] == (await world.cycle()).spec.base_model.dump() | {"digest": None}
+
+
 async def test_out_of_memory_is_tried_once_more_smaller(fake_world: World) -> None:
     world = fake_world
     await serving(world)

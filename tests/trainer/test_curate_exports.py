@@ -1,6 +1,7 @@
 """The dataset for other tools: Parquet, Croissant, LLaMA-Factory's settings, and the page with the plots."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from ratchet_trainer.curate.figures import MAX_PERIODS, Timeline
 FORMATS = Path(__file__).parent / "formats"
 LLAMA_FACTORY = {
     "stage", "finetuning_type", "lora_rank", "lora_alpha", "lora_target", "dataset_dir", "dataset", "cutoff_len",
-    "model_name_or_path", "model_revision",
+    "model_name_or_path", "model_revision", "eval_dataset",
 }  # fmt: skip
 """Settings of its own that we use, as hparams/ of LLaMA-Factory 0.9.5 names them."""
 
@@ -92,6 +93,39 @@ def test_the_model_that_is_trained(tmp_path: Path, uri: str | None, model: str) 
     text = (tmp_path / "train.yaml").read_text()
     assert yaml.safe_load(text)["model_name_or_path"] == model
     assert model != "model" or f"Fetch the cycle's model, {uri}" in text
+
+
+def test_what_is_kept_aside_is_newer_and_of_other_sessions(tmp_path: Path) -> None:
+    """Forty sessions of three turns, interleaved and shuffled: no session on both sides, none that is trained on ends
+    after one that is kept aside, and LLaMA-Factory is told where it is."""
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    rows = [
+        {
+            "timestamp": (start + timedelta(hours=session + 7 * turn)).isoformat(),
+            "user": f"Question {session} {turn}", "assistant": f"Answer {session} {turn}",
+            "metadata": {"success": True, "session": f"s{session}"},
+        }
+        for session in range(40) for turn in range(3)
+    ]  # fmt: skip
+    random.Random(3).shuffle(rows)
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "c.json").write_text('{"variations": 2, "validationShare": "0.11"}')
+    options = ["--out", str(tmp_path / "out"), "--curation", str(tmp_path / "c.json")]
+    assert main(["curate-files", str(tmp_path / "a.jsonl"), *options]) == 0
+
+    def sessions(name: str) -> list[int]:
+        lines = [json.loads(line) for line in (tmp_path / "out" / name).read_text().splitlines()]
+        return [int(line["messages"][1]["content"].split()[1]) for line in lines]
+
+    aside, train = sessions("validation.jsonl"), sessions("train.jsonl")
+    assert sorted(aside) == sorted([36, 37, 38, 39] * 3)  # 13.2 examples are asked for, 4 sessions of 3 fit
+    assert set(train) == set(range(36))
+    assert len(train) == 36 * 3 * 3
+    settings = yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())
+    info = json.loads((tmp_path / "out" / "dataset_info.json").read_text())
+    assert info[settings["eval_dataset"]]["file_name"] == "validation.jsonl"
+    assert settings.keys() <= LLAMA_FACTORY | set(TrainingArguments.__dataclass_fields__)
+    assert "Kept aside to look at the loss: 12 examples" in (tmp_path / "out" / "README.md").read_text()
 
 
 class Page(HTMLParser):

@@ -13,6 +13,7 @@ from ratchet_trainer.chat import Message, Row
 from ratchet_trainer.errors import DataError
 
 TRAIN = "train.jsonl"
+VALIDATION = "validation.jsonl"
 ALPACA = "alpaca.json"
 SHAREGPT = "sharegpt.json"
 DATASET_INFO = "dataset_info.json"
@@ -54,31 +55,33 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_alpaca(folder: Path, rows: Iterable[Sequence[Message]]) -> None:
-    """alpaca.json and the dataset_info.json with which LLaMA-Factory finds it (and our train.jsonl).
-
-    Source of both forms: LLaMA-Factory, data/README.md ("Alpaca Format", "OpenAI Format").
-    """
+    """alpaca.json. Source of the form: LLaMA-Factory, data/README.md ("Alpaca Format")."""
     with (folder / ALPACA).open("w", encoding="utf-8") as sink:
         sink.write("[")
         for index, messages in enumerate(rows):
             sink.write(",\n " if index else "\n ")
             sink.write(json.dumps(_alpaca(messages), ensure_ascii=False, sort_keys=True))
         sink.write("\n]\n")
+
+
+def write_dataset_info(folder: Path, validation: bool) -> None:
+    """dataset_info.json, with which LLaMA-Factory finds the training set in each of its forms, and what is kept aside.
+
+    Source: LLaMA-Factory, data/README.md ("Alpaca Format", "Sharegpt Format", "OpenAI Format").
+    """
     columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system",
                "history": "history"}  # fmt: skip
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
             "system_tag": "system"}  # fmt: skip
+    messages = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
+    aside = {"ratchet_validation": {"file_name": VALIDATION, **messages}} if validation else {}
     write_json(
         folder / DATASET_INFO,
         {
+            **aside,
             "ratchet": {"file_name": ALPACA, "columns": columns},
-            "ratchet_parquet": {
-                "file_name": "train.parquet", "formatting": "sharegpt", "columns": {"messages": "messages"},
-                "tags": tags,
-            },
-            "ratchet_messages": {
-                "file_name": TRAIN, "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags,
-            },
+            "ratchet_parquet": {"file_name": "train.parquet", **messages},
+            "ratchet_messages": {"file_name": TRAIN, **messages},
             "ratchet_sharegpt": {
                 "file_name": SHAREGPT, "formatting": "sharegpt",
                 "columns": {"messages": "conversations", "system": "system"},

@@ -37,6 +37,7 @@ def card(statistics: Mapping[str, Any], funnel: Funnel) -> str:
         "\n`reading` counts lines (feedback is joined to the interaction that it judges), the other rules count "
         "interactions.\n",
         *_samples(funnel),
+        f"Kept aside to look at the loss: {statistics['validation']} examples.\n" if statistics["validation"] else "",
         _table("Rows by origin", "origin", rows),
         _table("Examples by category", "category", statistics["categories"] | _others(statistics)),
         _sensitive(statistics["sensitive"]),
@@ -52,6 +53,7 @@ _FILES = """## Files
 | file | what |
 |---|---|
 | `train.jsonl` | OpenAI messages, with each row's origin, category and interaction; `weight: 0` is context only |
+| `validation.jsonl` | the newest sessions, kept aside to look at the loss, if that was asked for |
 | `train.parquet` | the same as columns |
 | `alpaca.json`, `sharegpt.json`, `dataset_info.json`, `train.yaml` | the same for LLaMA-Factory: \
 `llamafactory-cli train train.yaml`, in this folder |

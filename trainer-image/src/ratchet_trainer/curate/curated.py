@@ -18,6 +18,7 @@ from ratchet_trainer.curate.funnel import RULES_VERSION
 from ratchet_trainer.curate.page import PAGE, render
 from ratchet_trainer.curate.pipeline import Counts, Settings
 from ratchet_trainer.curate.rules import SensitiveCounts, select
+from ratchet_trainer.curate.split import split
 from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.curate.write import Rows, compose, write
 
@@ -31,6 +32,9 @@ class Curated:
     successful: int
     """Interactions that reached the threshold."""
     selected: list[Example]
+    """What is trained on, before variations and anchors."""
+    validation: list[Example]
+    """What is kept aside."""
     rows: Rows
     sensitive: SensitiveCounts
 
@@ -38,7 +42,7 @@ class Curated:
         """All files of the dataset but its manifest. `base_model` is what train.yaml trains, if that is known."""
         statistics = self.statistics()
         cards = {CARD: card(statistics, self.counts.funnel), PAGE: render(statistics, self.counts.funnel)}
-        write(folder, self.rows, self.counts.quarantine, statistics, cards, base_model)
+        write(folder, self.rows, self.counts.quarantine, statistics, cards, self.validation, base_model)
 
     def statistics(self) -> dict[str, object]:
         """Every number, for statistics.json and the card."""
@@ -67,6 +71,7 @@ class Curated:
             "categories": dict(rows.categories),
             "uncategorised": rows.uncategorised,
             "rows": dict(rows.by_origin),
+            "validation": len(self.validation),
             "feedback": counts.timeline.feedback(),
             "time": counts.timeline.numbers(),
             "lengths": lengths(self.selected),
@@ -82,5 +87,6 @@ def build(
     """The dataset of these examples. Raises UserError (see `compose`)."""
     texts = [message.content for messages in anchors for message in messages]
     selected, sensitive = select(examples, held_out, settings.curation, texts, counts.funnel)
+    selected, validation = split(selected, settings.curation.validation_share)
     rows = compose(selected, settings.curation, anchors, held_out)
-    return Curated(settings, counts, len(examples), selected, rows, sensitive)
+    return Curated(settings, counts, len(examples), selected, validation, rows, sensitive)

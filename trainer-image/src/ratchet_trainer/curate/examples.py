@@ -59,6 +59,8 @@ class Example:
     category: str
     time: datetime
     """When it was said or corrected; later ones win."""
+    session: str = ""
+    """Conversation that it belongs to."""
     principal: str = ""
     """Of the person, when one is known."""
     own: bool = False
@@ -153,7 +155,7 @@ def example_of(
             return "unsupported"
     return Example(
         interaction.id, context, answer, origin, categorise(context[-1].content),
-        interaction.time if verdict is None else verdict.time, interaction.principal,
+        interaction.time if verdict is None else verdict.time, interaction.session, interaction.principal,
         own=origin == "answer" and bool(interaction.version), demonstrated=entry.demonstration,
     )  # fmt: skip
 

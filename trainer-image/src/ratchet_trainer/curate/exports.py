@@ -40,13 +40,15 @@ def write_parquet(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             writer.write_table(pyarrow.Table.from_pylist(whole, schema), row_group_size=_ROW_GROUP)
 
 
-def write_train_settings(folder: Path, base_model: BaseModelRef | None) -> None:
-    """train.yaml, with which `llamafactory-cli train train.yaml` trains in the folder that it is run in.
+def write_train_settings(folder: Path, base_model: BaseModelRef | None, validation: bool = False) -> None:
+    """train.yaml, with which `llamafactory-cli train train.yaml` trains in the folder that it is run in, and
+    looks at the loss of what is kept aside, if there is `validation`.
 
     Names of the settings: LLaMA-Factory 0.9.5, hparams/, and transformers' TrainingArguments.
     """
     model, comment = _model(base_model)
-    settings = yaml.safe_dump({**model, **_TRAIN_SETTINGS}, sort_keys=False)
+    aside = _VALIDATION_SETTINGS if validation else {}
+    settings = yaml.safe_dump({**model, **_TRAIN_SETTINGS, **aside}, sort_keys=False)
     head = f"# In this folder: llamafactory-cli train train.yaml\n# {comment}\n"
     (folder / TRAIN_SETTINGS).write_text(head + settings, encoding="utf-8")
 
@@ -75,6 +77,9 @@ _TRAIN_SETTINGS: Mapping[str, Any] = {
     "output_dir": "adapter", "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
     "learning_rate": 0.001, "num_train_epochs": 2, "lr_scheduler_type": "cosine", "warmup_steps": 10,
     "logging_steps": 10, "save_strategy": "epoch", "report_to": "none", "seed": 42,
+}  # fmt: skip
+_VALIDATION_SETTINGS: Mapping[str, Any] = {
+    "eval_dataset": "ratchet_validation", "eval_strategy": "epoch", "per_device_eval_batch_size": 8,
 }  # fmt: skip
 
 

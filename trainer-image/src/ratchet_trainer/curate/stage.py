@@ -236,11 +236,12 @@ def _publish(
     }  # fmt: skip
     store.publish(folder, uri, "dataset", inputs, figures)
     quarantined = f", {numbers.quarantined} lines quarantined" if numbers.quarantined else ""
+    aside = f", {len(curated.validation)} kept aside" if curated.validation else ""
     return StageReport(
         stage="curate",
         outcome="Succeeded",
         reason=Reason.SUCCEEDED,
-        message=_reached(numbers) + quarantined,
+        message=_reached(numbers) + aside + quarantined,
         artifact=Artifact(uri=uri, digest=digest),
         dataset=numbers,
         provenance=Provenance(dataset_digest=digest, tools=tool_versions()),

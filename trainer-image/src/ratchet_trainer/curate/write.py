@@ -26,7 +26,9 @@ from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.dataset import (
     STATISTICS,
     TRAIN,
+    VALIDATION,
     write_alpaca,
+    write_dataset_info,
     write_json,
     write_sharegpt,
 )
@@ -108,18 +110,21 @@ def _identity_row(index: int, entry: Identity, held_out: HeldOut) -> DatasetRow:
 
 def write(
     folder: Path, rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object], cards: Mapping[str, str],
-    base_model: BaseModelRef | None = None,
+    validation: Sequence[Example] = (), base_model: BaseModelRef | None = None,
 ) -> None:  # fmt: skip
     """train.jsonl, the files for other tools, statistics.json, the cards by their names and, if there is any,
-    quarantine.jsonl. `base_model` is what train.yaml trains."""
+    quarantine.jsonl. `validation` is what is kept aside, which becomes validation.jsonl; `base_model` is what
+    train.yaml trains."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / TRAIN).open("w", encoding="utf-8") as sink:
-        for row in rows.rows:
-            sink.write(json.dumps(row.entry(), ensure_ascii=False) + "\n")
+    _write_lines(folder / TRAIN, rows.rows)
+    if validation:
+        aside = [DatasetRow(each.messages(), each.origin, each.category, each.id) for each in validation]
+        _write_lines(folder / VALIDATION, aside)
     write_parquet(folder, (row.entry() for row in rows.rows))
     write_alpaca(folder, (row.messages for row in rows.rows))
     write_sharegpt(folder, (row.messages for row in rows.rows))
-    write_train_settings(folder, base_model)
+    write_dataset_info(folder, bool(validation))
+    write_train_settings(folder, base_model, bool(validation))
     write_croissant(folder)
     write_json(folder / STATISTICS, statistics)
     for name, text in cards.items():
@@ -128,3 +133,9 @@ def write(
         with (folder / QUARANTINE).open("w", encoding="utf-8") as sink:
             for place in quarantine.places:
                 sink.write(json.dumps(asdict(place), ensure_ascii=False) + "\n")
+
+
+def _write_lines(path: Path, rows: Sequence[DatasetRow]) -> None:
+    with path.open("w", encoding="utf-8") as sink:
+        for row in rows:
+            sink.write(json.dumps(row.entry(), ensure_ascii=False) + "\n")
