@@ -27,6 +27,7 @@ PAGES = [
     "docs/reference.md",
     "docs/reasons.md",
     "docs/gitops-health.md",
+    "docs/observability.md",
     "examples/gitops/README.md",
     "examples/gitops/argocd/README.md",
     "examples/gitops/flux/README.md",

@@ -49,7 +49,12 @@ CASES: dict[str, Values] = {
             "podDisruptionBudget": {"maxUnavailable": "34%"},
         },
         "security": {"runAsUser": None, "fsGroup": None},
-        "metrics": {"annotations": False, "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+        "metrics": {
+            "annotations": False,
+            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "rules": {"enabled": True, "labels": {"release": "prometheus"}},
+            "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Models"}},
+        },
         "networkPolicy": {
             "enabled": True,
             "gatewayFrom": [{"namespaceSelector": {"matchLabels": {"role": "apps"}}}],

@@ -131,7 +131,7 @@ class Application:
         self._tasks.append(asyncio.create_task(guarded(), name=name))
 
     def _leads(self, leads: bool) -> None:
-        self.metrics.leader.set(1 if leads else 0)
+        self.metrics.lead(leads)
         if leads:
             self.seed_all()
 

@@ -5,6 +5,10 @@ Room: operator. One registry per process object, so that tests do not share coun
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from ratchet_api.cycle import ImprovementCycleStatus
+from ratchet_api.names import CYCLE_KIND
+from ratchet_operator.snapshots import Snapshots
+
 
 class Metrics:
     """Every series that the operator exports."""
@@ -50,6 +54,21 @@ class Metrics:
         )  # fmt: skip
         self._stalled: set[tuple[str, str, str]] = set()
         self.leader = Gauge("ratchet_operator_leader", "1 while this process leads.", registry=self.registry)
+        self._cycles = Snapshots()
+        self.registry.register(self._cycles)
+
+    def cycle(self, namespace: str, name: str, status: ImprovementCycleStatus | None, stalled: bool = False) -> None:
+        """Note how a cycle stands; None: there is no such cycle any more."""
+        self.stall(CYCLE_KIND, namespace, name, stalled if status is not None else None)
+        self._cycles.note(namespace, name, status)
+
+    def lead(self, leads: bool) -> None:
+        """Note whether this process leads. One that does not must not go on exporting what it saw when it did."""
+        self.leader.set(leads)
+        if not leads:
+            self._cycles.clear()
+            for where in sorted(self._stalled):
+                self.stall(*where, None)
 
     def stall(self, kind: str, namespace: str, name: str, stalled: bool | None) -> None:
         """Note whether an object waits for a person; None: there is no such object any more."""

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ratchet_api.cycle import Arm, Good, ImprovementCycle, ImprovementCycleStatus
-from ratchet_api.names import CYCLE_KIND
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.events import Subject
@@ -47,7 +46,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         await unreadable(ctx, "ImprovementCycle", error)
         return None
     if cycle is None or cycle.metadata.deletion_timestamp is not None:
-        ctx.metrics.stall(CYCLE_KIND, namespace, name, None)
+        ctx.metrics.cycle(namespace, name, None)
         ctx.desk.forget((namespace, name))
         if cycle is None:
             await give_back(ctx, namespace, name)
@@ -121,7 +120,7 @@ class CyclePass:
         self._retire()
         self._summarise()
         await self._write()
-        self.ctx.metrics.stall(CYCLE_KIND, self.namespace, self.name, bool(self.stalled))
+        self.ctx.metrics.cycle(self.namespace, self.name, self.status, bool(self.stalled))
         await self._converge()
         self.wake.append(stalled_delay(self.ctx, self.status.conditions, self.now))
         return soonest(self.now, *self.wake)
