@@ -16,6 +16,7 @@ from ratchet_trainer.chat import Message, Row, prompt_ids, render
 from ratchet_trainer.errors import UserError
 from ratchet_trainer.loading import load_model
 from ratchet_trainer.train import precision
+from ratchet_trainer.train.attention import PACKED
 from ratchet_trainer.train.encode import Example, PrefixError, encode_row, encode_rows
 from ratchet_trainer.train.loop import (
     Forward,
@@ -27,6 +28,8 @@ from ratchet_trainer.train.loop import (
     packs_exactly,
     run,
     steps_of,
+    switch_attention,
+    token_losses,
 )
 from ratchet_trainer.train.packing import MAX_PACKED_TOKENS, common_prefix, pack, plan
 from ratchet_trainer.train.stage import _save
@@ -152,6 +155,7 @@ def test_packed_loss_is_the_sum_of_the_losses_alone(model: Any, examples: list[E
     with torch.no_grad():
         for example, loss in zip(examples, expected, strict=True):
             assert float(batch_loss(model, pack([example]))) == pytest.approx(loss, rel=1e-5)
+        switch_attention(model, PACKED)
         assert float(batch_loss(model, pack(examples))) == pytest.approx(sum(expected), rel=1e-5)
     assert common_prefix(examples) > 8, "the system prompt is computed once"
 
@@ -163,8 +167,10 @@ def test_packed_gradients_are_those_of_the_examples_alone(model: Any, examples: 
         return found
 
     model.requires_grad_(True)
+    switch_attention(model, PACKED)
     batch_loss(model, pack(examples)).backward()
     packed = gradient()
+    switch_attention(model, "sdpa")
     for example in examples:
         batch_loss(model, pack([example])).backward()
     for a, b in zip(packed, gradient(), strict=True):
@@ -173,6 +179,7 @@ def test_packed_gradients_are_those_of_the_examples_alone(model: Any, examples: 
 
 def test_examples_do_not_see_each_other(model: Any, examples: list[Example]) -> None:
     """Changing one example leaves the others' predictions alone, to the bit."""
+    switch_attention(model, PACKED)
     first, second, third = examples[:3]
     changed = Example((*second.ids[:-3], 5, 6, 2), second.supervised)
 
@@ -180,7 +187,7 @@ def test_examples_do_not_see_each_other(model: Any, examples: list[Example]) -> 
         batch = pack([first, middle, third])
         with torch.no_grad():
             output = model(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask,
+                input_ids=batch.input_ids, position_ids=batch.position_ids, packed_layout=batch.layout,
                 logits_to_keep=batch.predictors,
             ).logits[0]  # fmt: skip
         return torch.cat([output[: first.targets], output[-third.targets :]])
@@ -206,10 +213,11 @@ def test_packs_keep_every_target_once(raw: list[tuple[list[int], int]]) -> None:
     assert before == expected
     positions = batch.position_ids[0, batch.predictors].tolist()
     assert positions == [i - 1 for e in made for i, on in enumerate(e.supervised) if on]
-    if batch.mask is not None:
-        # What a predictor sees is its own example up to itself, in order.
-        seen = [batch.input_ids[0, batch.mask[0, 0, p]].tolist() for p in batch.predictors.tolist()]
-        assert seen == [list(e.ids[:i]) for e in made for i, on in enumerate(e.supervised) if on]
+    if batch.layout is not None:
+        assert batch.layout.prefix + sum(batch.layout.rests) == len(batch.input_ids[0])
+        rests = batch.input_ids[0, batch.layout.prefix :].split(batch.layout.rests)
+        wholes = [torch.cat([batch.input_ids[0, : batch.layout.prefix], rest]).tolist() for rest in rests]
+        assert wholes == [list(example.ids) for example in made]
 
 
 def test_plans_respect_micro_batch_and_length() -> None:
@@ -219,18 +227,70 @@ def test_plans_respect_micro_batch_and_length() -> None:
     assert [len(p) for p in plan([short, long, short, short], 4, packed=True)] == [1, 1, 2]
 
 
-def test_architectures_that_cannot_be_packed_are_noticed(tmp_path: Path, model: Any, examples: list[Example]) -> None:
-    from transformers import MistralConfig, MistralForCausalLM
+SHAPES = {
+    "llama": {"model_type": "llama"},
+    "mistral, sliding window": {"model_type": "mistral", "sliding_window": 7},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen2, sliding window": {
+        "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1,
+    },
+    "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "gemma2": {"model_type": "gemma2", "head_dim": 16, "sliding_window": 7, "attn_logit_softcapping": 2.0},
+    "gemma3": {"model_type": "gemma3_text", "head_dim": 16, "sliding_window": 7},
+}  # fmt: skip
 
-    assert packs_exactly(model, examples, CPU)
+
+def shaped(shape: dict[str, Any]) -> Any:
+    """A random small model of an architecture, whose losses differ from token to token."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(1)
-    config = MistralConfig(
-        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=4, initializer_range=0.2,
+    config = AutoConfig.for_model(
+        **shape, vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.2, pad_token_id=0,
     )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(tmp_path)
-    sliding = load_model(tmp_path, "sliding", CPU, torch.float32)
-    assert not packs_exactly(sliding, examples, CPU)
+    return AutoModelForCausalLM.from_config(config).eval().float()
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_packed_example_has_the_loss_that_it_has_alone(shape: dict[str, Any], examples: list[Example]) -> None:
+    """Alone means by the model's own attention, which with a score cap is the plain one, called eager."""
+    model = shaped(shape)
+    own = "eager" if "attn_logit_softcapping" in shape else "sdpa"
+    switch_attention(model, own)
+    expected = [alone(model, example) for example in examples]
+    assert packs_exactly(model, examples, CPU)
+    switch_attention(model, PACKED)
+    batch = pack(examples)
+    with torch.no_grad():
+        losses = token_losses(model, batch)
+    packed = [float(part.sum()) for part in losses.split([example.targets for example in examples])]
+    assert packed == pytest.approx(expected, rel=1e-5)
+    assert len({round(loss, 3) for loss in expected}) == len(examples), "losses that cannot be told apart prove nothing"
+
+
+def test_a_pack_with_a_window_forgets_what_lies_behind_it(examples: list[Example]) -> None:
+    """The windows of the shapes above are smaller than the examples, so that they do something."""
+    narrow, wide = shaped(SHAPES["mistral, sliding window"]), shaped({"model_type": "mistral", "sliding_window": None})
+    assert min(map(len, examples)) > 7
+    assert alone(narrow, examples[0]) != pytest.approx(alone(wide, examples[0]), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"model_type": "recurrent_gemma", "lru_width": 32, "attention_window_size": 16},
+        {"model_type": "falcon_h1"},
+        {"model_type": "rwkv"},
+    ],
+    ids=["attention and recurrence", "attention beside recurrence", "no attention"],
+)
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad:UserWarning")
+def test_architectures_that_cannot_be_packed_are_noticed(shape: dict[str, Any], examples: list[Example]) -> None:
+    model = shaped(shape)
+    own = model.config._attn_implementation
+    assert not packs_exactly(model, examples, CPU)
+    assert model.config._attn_implementation == own
 
 
 # -- the loop

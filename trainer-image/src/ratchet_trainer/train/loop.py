@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from ratchet_api.training import Hyperparameters
 from ratchet_trainer.errors import DataError, Preempted
+from ratchet_trainer.train.attention import PACKED
 from ratchet_trainer.train.divergence import Watch, not_finite
 from ratchet_trainer.train.encode import Example
 from ratchet_trainer.train.interrupt import uninterrupted
@@ -71,25 +72,55 @@ def checkpoint(model: Any) -> None:
 
 def batch_loss(model: Any, batch: PackedBatch) -> torch.Tensor:
     """Sum of the cross entropy over the batch's supervised tokens, in fp32."""
+    return token_losses(model, batch).sum()
+
+
+def token_losses(model: Any, batch: PackedBatch) -> torch.Tensor:
+    """Cross entropy of each of the batch's T supervised tokens, fp32 [T]."""
+    assert batch.layout is None or model.config._attn_implementation == PACKED
+    layout = {} if batch.layout is None else {"packed_layout": batch.layout}
     logits = model(
-        input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask, use_cache=False,
-        logits_to_keep=batch.predictors,
+        input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.predictors,
+        **layout,
     ).logits[0]  # fmt: skip
-    return cross_entropy(logits.float(), batch.targets, reduction="sum")
+    return cross_entropy(logits.float(), batch.targets, reduction="none")
 
 
 def packs_exactly(model: Any, examples: Sequence[Example], device: torch.device) -> bool:
-    """Whether packed examples get the same loss as they get alone. Attention that is not plainly causal (sliding
-    windows, recurrent layers) ignores our mask; such a model is trained one example a pass."""
+    """Whether packed examples get the same losses as they get alone by the model's own attention, and stay the same to
+    the bit whatever their neighbour says. Layers that look at other tokens by other means than attention (recurrent
+    ones, convolutions) know nothing of examples; such a model is trained one example a pass."""
     sample = sorted(examples, key=len)[: min(3, len(examples))]
     if len(sample) < 2:
         return False
     model.eval()
+    own = model.config._attn_implementation
     with torch.no_grad():
-        alone = sum(float(batch_loss(model, pack([example]).to(device))) for example in sample)
-        together = float(batch_loss(model, pack(sample).to(device)))
+        alone = torch.cat([token_losses(model, pack([example]).to(device)) for example in sample])
+        if not switch_attention(model, PACKED):
+            return False
+        batch = pack(sample).to(device)
+        together = token_losses(model, batch)
+        after_first = together[sample[0].targets :]
+        undisturbed = torch.equal(after_first, token_losses(model, _disturbed(batch))[sample[0].targets :])
+        switch_attention(model, own)
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 2e-2
-    return abs(alone - together) <= tolerance * abs(alone)
+    return undisturbed and float((alone - together).abs().sum()) <= tolerance * float(alone.sum())
+
+
+def _disturbed(batch: PackedBatch) -> PackedBatch:
+    """The batch with other words in its first example."""
+    assert batch.layout is not None
+    ids, first = batch.input_ids.clone(), slice(batch.layout.prefix, batch.layout.prefix + batch.layout.rests[0])
+    ids[0, first] = torch.where(ids[0, first] > 0, ids[0, first] - 1, 1)
+    return replace(batch, input_ids=ids)
+
+
+def switch_attention(model: Any, implementation: str) -> bool:
+    """Another attention function of transformers' registry, by its name; False when the model knows no other."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.set_attn_implementation(implementation)
+    return bool(model.config._attn_implementation == implementation)
 
 
 def learning_rate(step: int, steps: int, warmup_ratio: float, peak: float) -> float:
@@ -229,6 +260,8 @@ def run(
     if resume is not None:
         state.restore(resume)
     steps = steps_of(len(examples), hyper)
+    if forward.packed:
+        switch_attention(model, PACKED)
     model.train()
     began = time.monotonic() - (0.0 if state.last is None else state.last.seconds)
     watch = Watch(steps, hyper)

@@ -3,7 +3,7 @@
 Room: trainer. Pure; torch tensors in, torch tensors out.
 
 The sequence is [prefix][rest of example 1][rest of example 2]...; position ids continue from the prefix in every rest,
-and the mask lets each rest see the prefix and itself, causally. So every example sees exactly what it would see alone.
+and the layout tells attention which is whose. So every example sees exactly what it would see alone.
 The prefix ends before the token that predicts the first supervised one, of any example. Only the hidden states that
 predict a supervised token are given to the output head.
 """
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ratchet_trainer.train.attention import Layout
 from ratchet_trainer.train.encode import Example
 
 MAX_PACKED_TOKENS = 4096
-"""Longest packed sequence. Attention is quadratic over all of it, so longer examples go by themselves."""
+"""Longest packed sequence, because a pass holds the activations of all of it; longer examples go by themselves."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class PackedBatch:
     """int64 [1, L]"""
     position_ids: torch.Tensor
     """int64 [1, L]"""
-    mask: torch.Tensor | None
-    """bool [1, 1, L, L], True where a row may look; None for a single example, which is plainly causal."""
+    layout: Layout | None
+    """Whose each token is; None for a single example, which is plainly causal."""
     predictors: torch.Tensor
     """int64 [T]: positions in the sequence whose output predicts ..."""
     targets: torch.Tensor
@@ -36,9 +37,8 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same on a device."""
-        mask = None if self.mask is None else self.mask.to(device)
         return PackedBatch(
-            self.input_ids.to(device), self.position_ids.to(device), mask, self.predictors.to(device),
+            self.input_ids.to(device), self.position_ids.to(device), self.layout, self.predictors.to(device),
             self.targets.to(device),
         )  # fmt: skip
 
@@ -58,14 +58,12 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     prefix = common_prefix(examples) if len(examples) > 1 else 0
     ids = list(examples[0].ids[:prefix])
     positions = list(range(prefix))
-    owners = [-1] * prefix
     predictors: list[int] = []
     targets: list[int] = []
-    for owner, example in enumerate(examples):
+    for example in examples:
         offset = len(ids) - prefix
         ids += example.ids[prefix:]
         positions += range(prefix, len(example))
-        owners += [owner] * (len(example) - prefix)
         for index, supervised in enumerate(example.supervised):
             if supervised:
                 predictors.append(offset + index - 1)
@@ -73,17 +71,10 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     return PackedBatch(
         torch.tensor([ids]),
         torch.tensor([positions]),
-        _tree_mask(torch.tensor(owners)) if len(examples) > 1 else None,
+        Layout(prefix, tuple(len(example) - prefix for example in examples)) if len(examples) > 1 else None,
         torch.tensor(predictors),
         torch.tensor(targets),
     )
-
-
-def _tree_mask(owners: torch.Tensor) -> torch.Tensor:
-    length = len(owners)
-    same = owners[:, None] == owners[None, :]
-    shared = (owners == -1)[None, :]
-    return ((same | shared) & torch.ones(length, length, dtype=torch.bool).tril())[None, None]
 
 
 def plan(examples: Sequence[Example], micro_batch: int, packed: bool) -> list[list[Example]]:
