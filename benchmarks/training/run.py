@@ -66,16 +66,20 @@ def main() -> int:
         return len(tokenizer(render(tokenizer, messages, answer_next=False), add_special_tokens=False)["input_ids"])
 
     loads = {
-        "short rows": (material.short(options.short + 64, 1), options.short, 1),
-        "sessions": (material.sessions(options.sessions + 8, 1, tokens), options.sessions, 2),
+        "short rows": (material.short(options.short + 64, 1), options.short, {"tokens": 512, "passes": 1}),
+        "sessions": (
+            material.sessions(options.sessions + 8, 1, tokens),
+            options.sessions,
+            {"tokens": 2048, "passes": 2},
+        ),
     }
     results = []
-    for load, (rows, train, packs) in loads.items():
+    for load, (rows, train, chunks) in loads.items():
         aside = encode_rows(tokenizer, _rows(rows[train:]), stops, 2048, "smollm2").examples
         rounds: list[dict[str, Any]] = []
         for number in range(options.rounds):
             order = options.sides if number % 2 == 0 else options.sides[::-1]
-            rounds.append({side: _measure(side, pythons[side], rows[:train], packs, threads, model) for side in order})
+            rounds.append({side: _measure(side, pythons[side], rows[:train], chunks, threads, model) for side in order})
             for side in options.sides:
                 numbers = rounds[-1][side]
                 numbers["loss"] = _loss(loaded, numbers.pop("adapter"), aside)
@@ -111,14 +115,16 @@ def _python(side: str) -> str:
     return str(python)
 
 
-def _measure(side: str, python: str, rows: list[material.Row], packs: int, threads: int, model: Path) -> dict[str, Any]:
+def _measure(
+    side: str, python: str, rows: list[material.Row], chunks: dict[str, int], threads: int, model: Path
+) -> dict[str, Any]:
     """Seconds, supervised tokens, peak MiB and the adapter's tensors of one training."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         material.write(folder / "rows.jsonl", rows)
         settings = {
             "model": str(model), "rows": str(folder / "rows.jsonl"), "out": str(folder / "adapter"), "rate": "0.001",
-            "micro": 8, "accumulation": 1, "packs": packs, "threads": threads, "warmup": -(-len(rows) // 80),
+            "micro": 8, "accumulation": 1, "pack": chunks, "threads": threads, "warmup": -(-len(rows) // 80),
         }  # fmt: skip
         (folder / "settings.json").write_text(json.dumps(settings))
         command = [python, str(HERE / "side.py"), side, str(folder / "settings.json")]
