@@ -155,8 +155,9 @@ def trl(settings: dict) -> dict:
     clock = _Clock()
     # A packed row holds many examples: as many tokens a step as the others have, as far as whole rows allow it.
     arguments = _arguments(settings) | {
-        "packing": True, "max_length": settings["pack"]["tokens"], "assistant_only_loss": True, "gradient_checkpointing": False,
-        "per_device_train_batch_size": 1, "gradient_accumulation_steps": settings["pack"]["passes"],
+        "packing": True, "max_length": settings["pack"]["tokens"], "assistant_only_loss": True,
+        "gradient_checkpointing": False, "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": settings["pack"]["passes"],
     }  # fmt: skip
     trainer = SFTTrainer(
         model, SFTConfig(**arguments), train_dataset=load_dataset("json", data_files=settings["rows"], split="train"),
