@@ -218,7 +218,7 @@ def test_the_least_that_a_cycle_has_to_say() -> None:
         {"serving": {"runtime": "custom"}},
         {"serving": {"router": "mesh"}},
         {"rollout": {"strategy": "blueGreen"}},
-        {"training": {"queueName": "q"}},
+        {"training": {"launcher": "MPIJob"}},
         {"baseModel": {"uri": "s3://models/base", "size": "small"}},
     ],
 )

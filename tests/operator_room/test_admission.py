@@ -19,7 +19,7 @@ from ratchet_operator.errors import Stalling
 pytestmark = pytest.mark.apiserver
 
 POD = {"tolerations": [{"key": "gpu", "operator": "Exists"}]}
-JOB = {"pod": POD, "deadline": "1h", "ttl": "1h"}
+JOB = {"pod": POD, "deadline": "1h", "ttl": "1h", "queueName": "gpus"}
 HYPERPARAMETERS = {
     "lora": {"dropout": "0.1"},
     "learningRate": "0.001",

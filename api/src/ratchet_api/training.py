@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from ratchet_api.base import Duration, Fraction, Model, Unsigned, rule, rules
+from ratchet_api.base import Duration, Fraction, Model, ObjectName, Unsigned, rule, rules
 from ratchet_api.data import Precision
 from ratchet_api.pods import PodOverrides, Resources
 
@@ -81,6 +81,10 @@ class StageJob(Model):
     """The Job is ended after this time (activeDeadlineSeconds)."""
     ttl: Duration = timedelta(days=1)
     """How long a finished Job is kept for reading its logs (ttlSecondsAfterFinished)."""
+    queue_name: ObjectName | None = None
+    """Kueue's LocalQueue that the Job waits in: it is made suspended, and Kueue starts it when its quota has room. The
+    time in the queue does not count against the deadline, and being preempted costs no attempt. Absent means that
+    Kubernetes' scheduler takes it at once."""
 
 
 class Training(StageJob):

@@ -171,10 +171,17 @@ class JobStatus(Kubernetes):
     failed: int = 0
 
 
+class JobSpec(Kubernetes):
+    """Spec of a Job, as far as others than the operator change it."""
+
+    suspend: bool = False
+
+
 class Job(Kubernetes):
     """A stage's Job."""
 
     metadata: Meta
+    spec: JobSpec = Field(default_factory=JobSpec)
     status: JobStatus = Field(default_factory=JobStatus)
 
     def condition(self, kind: str) -> StatusCondition | None:

@@ -32,6 +32,8 @@ from ratchet_operator.manifests.pods import JSON
 CONTAINER = "stage"
 ANCHORS_DIR = ANCHORS_FILE.rpartition("/")[0]
 GRACE_SECONDS = 30
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""How Kueue knows the LocalQueue of a Job (kueue.sigs.k8s.io/docs/tasks/run/jobs)."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,17 @@ def input_config_map(metadata: JSON, work: BaseModel) -> JSON:
 
 
 def job(request: StageRequest) -> JSON:
-    """The stage's Job."""
+    """The stage's Job; suspended when it has to wait in a queue."""
     overrides = request.job.pod
+    metadata, queue = _metadata(request), request.job.queue_name
+    if queue is not None:
+        metadata["labels"] = {**metadata["labels"], QUEUE_LABEL: queue}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(request),
+        "metadata": metadata,
         "spec": {
+            **({} if queue is None else {"suspend": True}),
             "backoffLimit": 0,
             "activeDeadlineSeconds": max(1, math.ceil(request.job.deadline.total_seconds())),
             "ttlSecondsAfterFinished": math.ceil(request.job.ttl.total_seconds()),

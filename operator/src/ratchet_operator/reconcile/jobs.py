@@ -18,7 +18,7 @@ from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.objects import ConfigMap, ContainerStatus, Job, Pod, Secret
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.stages import JobSeen
-from ratchet_operator.manifests.stages import CONTAINER, StageRequest, config_map, job
+from ratchet_operator.manifests.stages import CONTAINER, QUEUE_LABEL, StageRequest, config_map, job
 
 UNSCHEDULABLE_AFTER = timedelta(seconds=10)
 """An autoscaler or a finishing pod may make room; after this time it is worth saying."""
@@ -41,6 +41,8 @@ def seen(found: Job, pods: list[Pod], now: datetime) -> JobSeen:
     uid = found.metadata.uid
     failed = found.condition("Failed")
     if failed is None and found.condition("Complete") is None:
+        if found.spec.suspend:
+            return JobSeen(uid, waiting=_suspended(found))
         pod = max(pods, key=_age, default=None)
         why = waiting(pod, now) if pod is not None else _podless(found, now)
         return JobSeen(uid, waiting=why, running_since=_running_since(pod))
@@ -73,6 +75,16 @@ def _podless(found: Job, now: datetime) -> Remark | None:
         return None
     name = found.metadata.name
     return Remark(Reason.PENDING, f"Job {name} has no pod yet: `kubectl describe job {name}` says why")
+
+
+def _suspended(found: Job) -> Remark:
+    """A Job that Kueue has not admitted yet, or that gave way to another one."""
+    name, queue = found.metadata.name, found.metadata.labels.get(QUEUE_LABEL)
+    if queue is None:
+        text = f"Job {name} is suspended, not by the operator: `kubectl patch job {name} -p "
+        return Remark(Reason.PENDING, text + """'{"spec":{"suspend":false}}'` lets it go on""")
+    text = f"Job {name} waits in queue {queue}: `kubectl describe workloads` says for what"
+    return Remark(Reason.PENDING, f"{text}; without Kueue it waits for ever")
 
 
 def _age(pod: Pod) -> datetime:
