@@ -25,10 +25,10 @@ sys.path[:0] = [str(HERE)]
 import material  # noqa: E402
 
 from ratchet_api.data import Curation, NearDuplicates  # noqa: E402
-from ratchet_trainer.curate.funnel import Funnel  # noqa: E402
-from ratchet_trainer.curate.pipeline import SessionFile, Settings, examples_of  # noqa: E402
+from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examples_of  # noqa: E402
 from ratchet_trainer.curate.rules import select  # noqa: E402
-from ratchet_trainer.curate.text import HeldOut, normalised  # noqa: E402
+from ratchet_trainer.curate.spill import Examples  # noqa: E402
+from ratchet_trainer.curate.text import HeldOut  # noqa: E402
 
 UNTIL = datetime(2026, 11, 20, tzinfo=UTC)
 HELD_OUT = ["what would you do with the old harbour of a town that has lost its ships and all of its sailors"]
@@ -38,36 +38,29 @@ Found = tuple[set[str], set[str], set[str], set[str]]
 """Ids kept, ids of exact and of near duplicates, ids with something redacted."""
 
 
-def ours(files: list[Path]) -> Found:
+def curated(files: list[Path], near: bool = True, held_out: list[str] | None = None) -> tuple[Examples, Counts]:
+    """What is left of the sessions, and the count of each rule."""
     settings = Settings(
-        Curation(near_duplicates=NearDuplicates(), variations=0), "default", "assistant", UNTIL - timedelta(days=28),
-        UNTIL, timedelta(days=7),
+        Curation(near_duplicates=NearDuplicates() if near else None, variations=0), "default", "assistant",
+        UNTIL - timedelta(days=28), UNTIL, timedelta(days=7),
     )  # fmt: skip
-    counts, examples = examples_of(settings, [SessionFile(p.name, p) for p in files], lambda *_: None)
-    before = {example.id: example.text for example in sorted(examples, key=lambda e: (e.time, e.id))}
-    kept, _ = select(examples, HeldOut(HELD_OUT, 13), settings.curation, [], counts.funnel)
-    left = {example.id for example in kept}
-    return left, *_told(before, left, counts.funnel), set()
+    counts = Counts()
+    examples = examples_of(settings, [SessionFile(p.name, p) for p in files], lambda *_: None, counts)
+    kept, _ = select(examples, HeldOut(held_out or [], 13), settings.curation, [], counts.funnel)
+    return kept, counts
 
 
-def _told(before: dict[str, str], left: set[str], funnel: Funnel) -> tuple[set[str], set[str]]:
-    """Which of those gone are exact duplicates: those whose words another, later one has."""
-    texts: dict[str, list[str]] = {}
-    for id, text in before.items():
-        texts.setdefault(normalised(text), []).append(id)
-    exact = {id for ids in texts.values() for id in ids[:-1]}
-    gone = set(before) - left
-    assert funnel["duplicate"].dropped.total() == len(exact & gone)
-    return exact & gone, gone - exact
-
-
-def redacted_by_us(files: list[Path]) -> set[str]:
-    """Ids that are changed, which the pipeline only counts: read out of what is kept without any deduplication."""
-    settings = Settings(Curation(variations=0), "default", "assistant", UNTIL - timedelta(days=28), UNTIL, timedelta(7))
-    counts, examples = examples_of(settings, [SessionFile(p.name, p) for p in files], lambda *_: None)
-    before = {example.id: example.text for example in examples}
-    kept, _ = select(examples, HeldOut([]), settings.curation, [], counts.funnel)
-    return {example.id for example in kept if example.text != before[example.id]}
+def told(files: list[Path], kept: Examples, counts: Counts) -> Found:
+    """What the twin tells: the pipeline only counts what it leaves out, so which those are is read out of what is left
+    with and without a rule."""
+    settings = Settings(Curation(), "default", "assistant", UNTIL - timedelta(days=28), UNTIL, timedelta(days=7))
+    all_of = examples_of(settings, [SessionFile(p.name, p) for p in files], lambda *_: None, Counts())
+    before = {example.id: example.text for example in all_of}
+    distinct, _ = curated(files, near=False)
+    left, alone = {example.id for example in kept}, {example.id for example in distinct}
+    assert counts.funnel["duplicate"].dropped.total() == len(before) - len(alone)
+    redacted = {example.id for example in distinct if example.text != before[example.id]}
+    return left, set(before) - alone, alone - left, redacted
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -92,11 +85,11 @@ def main() -> int:
         files = sorted(Path(scratch).iterdir())
         seconds: dict[str, list[float]] = {"ours": [], "twin": []}
         for _ in range(options.rounds):
-            took, (left, exact, near, _) = timed(lambda: ours(files))
+            took, (kept, counts) = timed(lambda: curated(files, held_out=HELD_OUT))
             seconds["ours"].append(took)
             took, (their_left, their_exact, their_near, their_redacted) = timed(lambda: twin.curate(files, HELD_OUT))
             seconds["twin"].append(took)
-        redacted = redacted_by_us(files)
+        left, exact, near, redacted = told(files, kept, counts)
     rates = {name: [options.sessions / s for s in values] for name, values in seconds.items()}
     figures = {
         "speed": [a / b for a, b in zip(rates["ours"], rates["twin"], strict=True)],

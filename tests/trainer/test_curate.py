@@ -19,18 +19,18 @@ from ratchet_trainer.chat import Message
 from ratchet_trainer.curate import read
 from ratchet_trainer.curate.examples import (
     VARIATIONS,
+    Categoriser,
     Example,
     Verdict,
     Verdicts,
     anchors_wanted,
-    categoriser,
     example_of,
     pick_anchors,
     score,
     varied,
 )
 from ratchet_trainer.curate.funnel import Funnel
-from ratchet_trainer.curate.pipeline import SessionFile, Settings, examples_of
+from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examples_of
 from ratchet_trainer.curate.readers import Entry
 from ratchet_trainer.curate.rules import select as select_by
 from ratchet_trainer.curate.text import HeldOut, normalised
@@ -77,7 +77,7 @@ def select(examples: Iterable[Example], held_out: HeldOut, cap: int | None) -> t
     assert [step.read for step in steps] == [len(given), *(step.kept for step in steps[:-1])]
     assert all(step.read == step.kept + step.dropped.total() for step in steps)
     assert steps[-1].kept == len(kept)
-    return kept, dict(funnel.dropped)
+    return list(kept), dict(funnel.dropped)
 
 
 def up(correction: str = "") -> Verdict:
@@ -168,11 +168,11 @@ def test_earlier_answers_are_context_only() -> None:
     ],
 )  # fmt: skip
 def test_default_categories(prompt: str, category: str) -> None:
-    assert categoriser(DEFAULT_CATEGORIES)(prompt) == category
+    assert Categoriser(DEFAULT_CATEGORIES)(prompt) == category
 
 
 def test_keywords_are_text_not_patterns() -> None:
-    categorise = categoriser([Category(name="cpp", keywords=["c++", "a.b"])])
+    categorise = Categoriser([Category(name="cpp", keywords=["c++", "a.b"])])
     assert categorise("Is C++ hard?") == "cpp"
     assert categorise("axb") == "uncategorised"
 
@@ -459,7 +459,8 @@ def test_every_line_ends_in_one_number(tmp_path: Path, files: list[list[bytes]])
         for index, lines in enumerate(files)
     ]
     run = settings_of(max_line_bytes=4096)
-    counts, examples = examples_of(run, paths, lambda *_: None)
+    counts = Counts()
+    examples = list(examples_of(run, paths, lambda *_: None, counts))
     assert counts.lines == sum(map(len, files))
     assert counts.interactions == counts.funnel["reading"].kept
     assert counts.lines == counts.interactions + counts.funnel["reading"].dropped.total()
@@ -469,8 +470,8 @@ def test_every_line_ends_in_one_number(tmp_path: Path, files: list[list[bytes]])
     assert [step.read for step in steps[1:]] == [step.kept for step in steps[:-1]]
     assert all(step.read == step.kept + step.dropped.total() for step in steps)
     assert counts.quarantine.total == len(counts.quarantine.places)
-    again, same = examples_of(run, paths[::-1], lambda *_: None)
-    assert same == examples
+    again = Counts()
+    assert list(examples_of(run, paths[::-1], lambda *_: None, again)) == examples
     assert again.funnel.numbers() == counts.funnel.numbers()[:5] + again.funnel.numbers()[5:]
 
 

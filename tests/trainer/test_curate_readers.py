@@ -18,7 +18,7 @@ from ratchet_api.data import Curation, Source
 from ratchet_api.records import Feedback, Interaction
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate import readers, values
-from ratchet_trainer.curate.pipeline import SessionFile, Settings, examples_of
+from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examples_of
 from ratchet_trainer.curate.readers import READERS, Entry, Owner
 from ratchet_trainer.curate.rules import Erased
 
@@ -39,7 +39,8 @@ def source(**fields: Any) -> Source:
 def curated(*files: Path, run: Settings | None = None, **fields: Any) -> tuple[dict[str, int], list[tuple[str, ...]]]:
     """Reasons of all drops, and what is learnt: the turns of each example, its origin last."""
     named = [SessionFile(path.name, path, source(**fields)) for path in files]
-    counts, examples = examples_of(run or settings_of(), named, lambda *_: None)
+    counts = Counts()
+    examples = list(examples_of(run or settings_of(), named, lambda *_: None, counts))
     step = counts.funnel["reading"]
     assert step.read == step.kept + step.dropped.total()
     learnt = [(*(turn.content for turn in example.context), example.answer, example.origin) for example in examples]
@@ -115,13 +116,13 @@ def test_every_format_has_a_golden_file() -> None:
 
 def test_weights_of_a_demonstration_are_its_own() -> None:
     named = [SessionFile("m", FORMATS / "messages.jsonl", source())]
-    _, examples = examples_of(settings_of(), named, lambda *_: None)
+    examples = list(examples_of(settings_of(), named, lambda *_: None, Counts()))
     sarcastic = next(example for example in examples if len(example.context) > 1)
     assert [(m.role, m.weight) for m in sarcastic.messages()] == [
         ("system", None), ("user", None), ("assistant", 0), ("user", None), ("assistant", None),
     ]  # fmt: skip
-    _, (greeting,) = examples_of(
-        settings_of(), [SessionFile("s", FORMATS / "sharegpt.json", source())], lambda *_: None
+    (greeting,) = examples_of(
+        settings_of(), [SessionFile("s", FORMATS / "sharegpt.json", source())], lambda *_: None, Counts()
     )
     assert Message(role="assistant", content="hi") in greeting.messages(), "all turns of a demonstration are learnt"
 

@@ -48,7 +48,7 @@ def selected(
 ) -> tuple[list[Example], dict[str, int]]:
     funnel = Funnel()
     kept, _ = select(examples, held_out, Curation(**curation), anchors, funnel)
-    return kept, dict(funnel.dropped)
+    return list(kept), dict(funnel.dropped)
 
 
 def gibberish(random_: random.Random, count: int) -> str:

@@ -4,7 +4,7 @@ Room: trainer. `build` is pure; `Curated.write` touches the folder that it is gi
 the command line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +31,9 @@ class Curated:
     counts: Counts
     successful: int
     """Interactions that reached the threshold."""
-    selected: list[Example]
+    selected: Sequence[Example]
     """What is trained on, before variations and anchors."""
-    validation: list[Example]
+    validation: Sequence[Example]
     """What is kept aside."""
     rows: Rows
     sensitive: SensitiveCounts
@@ -81,7 +81,7 @@ class Curated:
 
 
 def build(
-    settings: Settings, counts: Counts, examples: Sequence[Example], held_out: HeldOut,
+    settings: Settings, counts: Counts, examples: Iterable[Example], held_out: HeldOut,
     anchors: Sequence[Sequence[Message]],
 ) -> Curated:  # fmt: skip
     """The dataset of these examples. Raises UserError (see `compose`)."""
@@ -89,4 +89,4 @@ def build(
     selected, sensitive = select(examples, held_out, settings.curation, texts, counts.funnel)
     selected, validation = split(selected, settings.curation.validation_share)
     rows = compose(selected, settings.curation, anchors, held_out)
-    return Curated(settings, counts, len(examples), selected, validation, rows, sensitive)
+    return Curated(settings, counts, counts.funnel["sensitive"].read, selected, validation, rows, sensitive)

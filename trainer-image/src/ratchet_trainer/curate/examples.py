@@ -5,16 +5,19 @@ Room: trainer. Pure: typed values in, typed values out, every number counted, th
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal
+
+import re2
 
 from ratchet_api.data import Category
 from ratchet_api.records import Feedback, Interaction
 from ratchet_trainer.chat import Message, parse_message
+from ratchet_trainer.curate.columns import containing
 from ratchet_trainer.curate.readers import Entry
 
 Origin = Literal["correction", "answer", "demonstration", "variation", "identity", "anchor"]
@@ -35,6 +38,7 @@ VARIATIONS = (
 """Five phrasings that leave the meaning of any prompt as it is."""
 
 UNCATEGORISED = "uncategorised"
+_LEFT, _RIGHT = r"(?:^|[^0-9A-Za-z_])", r"(?:$|[^0-9A-Za-z_])"
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,11 @@ def _verdict(feedback: Feedback) -> Verdict:
 
 def day_end(moment: datetime) -> datetime:
     """Midnight (UTC) after a moment."""
-    day = moment.astimezone(UTC).date()
+    return _midnight_after(moment.astimezone(UTC).date())
+
+
+@lru_cache(maxsize=64)
+def _midnight_after(day: date) -> datetime:
     return datetime.combine(day + timedelta(days=1), time(), tzinfo=UTC)
 
 
@@ -183,18 +191,43 @@ def _problem(interaction: Interaction) -> Dropped | None:
     return None if interaction.finish_reason in ("stop", "") else "unfinished"
 
 
-def categoriser(categories: Sequence[Category]) -> Callable[[str], str]:
-    """A function from a prompt to the first category with one of its keywords in it as a whole word, whatever its case;
-    UNCATEGORISED when there is none."""
-    patterns = [
-        (category.name, re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, category.keywords)) + r")(?!\w)", re.I))
-        for category in categories
-    ]
+class Categoriser:
+    """Finds the first category with one of its keywords in a prompt as a whole word, whatever its case; UNCATEGORISED
+    when there is none."""
 
-    def categorise(prompt: str) -> str:
-        return next((name for name, pattern in patterns if pattern.search(prompt)), UNCATEGORISED)
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self._patterns = [
+            (category.name, re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, category.keywords)) + r")(?!\w)", re.I))
+            for category in categories
+        ]
+        self._batched = [
+            (
+                category.name,
+                re2.compile("(?i)" + _LEFT + "(?:" + "|".join(map(re2.escape, category.keywords)) + ")" + _RIGHT),
+            )
+            for category in categories
+        ]
+        words = [keyword for category in categories for keyword in category.keywords]
+        self._plain = all(keyword.isascii() and "\n" not in keyword for keyword in words)
 
-    return categorise
+    def __call__(self, prompt: str) -> str:
+        """The category of one prompt."""
+        return next((name for name, pattern in self._patterns if pattern.search(prompt)), UNCATEGORISED)
+
+    def many(self, prompts: Sequence[str]) -> list[str]:
+        """The same of each of some prompts, with one search for all of them where plain letters allow it."""
+        if not self._plain:
+            return [self(prompt) for prompt in prompts]
+        found = [UNCATEGORISED] * len(prompts)
+        plain = [index for index, prompt in enumerate(prompts) if prompt.isascii()]
+        for name, pattern in reversed(self._batched):
+            for place in containing(pattern, [prompts[index].encode() for index in plain]):
+                found[plain[place]] = name
+        if len(plain) < len(prompts):
+            for index, prompt in enumerate(prompts):
+                if not prompt.isascii():
+                    found[index] = self(prompt)
+        return found
 
 
 def varied(example: Example, count: int) -> list[Example]:
@@ -224,8 +257,3 @@ def pick_anchors(anchors: Sequence[Sequence[Message]], count: int) -> list[Seque
         return hashlib.sha256(text.encode()).hexdigest()
 
     return sorted(anchors, key=key)[:count]
-
-
-def by_category(examples: Iterable[Example]) -> Mapping[str, int]:
-    """Number of examples of each category; UNCATEGORISED is one of the keys."""
-    return dict(sorted(Counter(example.category for example in examples).items()))

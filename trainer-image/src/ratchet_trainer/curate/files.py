@@ -22,7 +22,7 @@ from ratchet_trainer.artifacts import build_manifest, file_entry
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.curated import Curated, build
 from ratchet_trainer.curate.erasures import parse_erasures
-from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, SessionFile, Settings, Told, examples_of
+from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, Counts, SessionFile, Settings, Told, examples_of
 from ratchet_trainer.curate.readers import SUFFIXES, suffix_of
 from ratchet_trainer.curate.readers.base import Mismatch, parse_time
 from ratchet_trainer.curate.rules import Erased
@@ -77,14 +77,14 @@ def run(options: argparse.Namespace) -> int:
     if curation.anchors is not None and options.anchors is None:
         raise UserError("--anchors: the cycle mixes in anchors: name the file that its ConfigMap holds")
     anchors = read_anchors(curation.anchors is not None, options.anchors)
-    counts, examples = examples_of(settings, files, _progress())
+    counts = Counts()
+    curated = build(settings, counts, examples_of(settings, files, _progress(), counts), held_out, anchors)
     if counts.broken:
         print(counts.funnel.table())
         raise DataError(
             f"{counts.quarantine.total} of {counts.lines} lines are unreadable, more than {MOST_UNREADABLE:.0%}: "
             f"{counts.funnel.summary()}; look at what wrote the files, or name their --format"
         )
-    curated = build(settings, counts, examples, held_out, anchors)
     if curated.selected:
         digest = _write(curated, options.out, files, model)
         print(_said(curated, options.json))

@@ -44,10 +44,10 @@ class Step:
     dropped: Counter[str] = field(default_factory=Counter)
     _samples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
-    def keep(self, changed: bool = False) -> None:
-        """One that goes on."""
-        self.read += 1
-        self.kept += 1
+    def keep(self, changed: bool = False, count: int = 1) -> None:
+        """One that goes on, or so many."""
+        self.read += count
+        self.kept += count
         self.changed += changed
 
     def drop(self, reason: str, text: str = "") -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from ratchet_api.data import Curation, Source
 from ratchet_api.records import Feedback, Interaction
 from ratchet_trainer.curate import read
-from ratchet_trainer.curate.examples import Example, Verdict, Verdicts, categoriser, example_of, score
+from ratchet_trainer.curate.columns import Seen, digest
+from ratchet_trainer.curate.examples import Categoriser, Example, Verdict, Verdicts, example_of, score
 from ratchet_trainer.curate.figures import Timeline
 from ratchet_trainer.curate.funnel import Funnel
 from ratchet_trainer.curate.read import Line, LineProblem, Quarantine
@@ -24,6 +25,7 @@ from ratchet_trainer.curate.rules import Erased, beyond
 
 MOST_UNREADABLE = Decimal("0.9")
 """Share of the lines read beyond which a run fails rather than goes on with the rest."""
+_CHUNK, _LONG = 512, 2048
 Told = Callable[[int, int], None]
 """Files done, files in all."""
 
@@ -122,31 +124,67 @@ def _open(file: SessionFile, settings: Settings) -> _Opened:
     return _Opened(file, reader, Owner(settings.namespace, settings.cycle, score), limit)
 
 
-def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told) -> tuple[Counts, list[Example]]:
-    """The examples of good interactions, before the rules that compare them."""
+def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told, counts: Counts) -> Iterator[Example]:
+    """The examples of good interactions, before the rules that compare them, in the order of the files' names.
+
+    What `counts` says is whole when the last one was taken."""
     opened = [_open(file, settings) for file in sorted(files, key=lambda file: file.name)]
     verdicts = Verdicts()
     for one in opened:
         for record in one.feedback():
             if record.time < settings.until and _is_ours(settings, record):
                 verdicts.add(record)
-    counts = Counts(files=len(files))
-    categorise = categoriser(settings.curation.categories)
-    seen: set[str] = set()
-    examples = []
+    counts.files = len(files)
+    categorise = Categoriser(settings.curation.categories)
+    seen = Seen()
     for done, one in enumerate(opened, start=1):
         if not one.own:
             name = "unrecognised" if one.reader is None else one.reader.name
             counts.formats[name] = counts.formats.get(name, 0) + 1
-        for entry, interaction in _interactions(settings, one, counts, seen):
-            verdict = verdicts.of_entry(entry, interaction, settings.feedback_delay)
-            counts.judged += verdict is not None
-            counts.timeline.add(interaction.time if entry.dated else None, verdict)
-            found = _judged(settings, one, entry, interaction, verdict, categorise, counts.funnel)
-            if found is not None:
-                examples.append(found)
+        for chunk in _chunks(_ours(settings, one, counts)):
+            fresh = _fresh(chunk, seen, counts)
+            known = _categories([interaction for _, interaction in fresh], categorise)
+            for entry, interaction in fresh:
+                verdict = verdicts.of_entry(entry, interaction, settings.feedback_delay)
+                counts.judged += verdict is not None
+                counts.timeline.add(interaction.time if entry.dated else None, verdict)
+                found = _judged(settings, one, entry, interaction, verdict, known, counts.funnel)
+                if found is not None:
+                    yield found
         told(done, len(opened))
-    return counts, examples
+
+
+def _chunks(records: Iterator[tuple[Entry, Interaction]]) -> Iterator[list[tuple[Entry, Interaction]]]:
+    """So many that a step for all of them is a small one for each, and so few that they are no burden when they are as
+    long as a line may be."""
+    chunk, size = list[tuple[Entry, Interaction]](), 0
+    for record in records:
+        chunk.append(record)
+        size += 1 + len(_last_text(record[1])) // _LONG
+        if size >= _CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _fresh(chunk: list[tuple[Entry, Interaction]], seen: Seen, counts: Counts) -> list[tuple[Entry, Interaction]]:
+    """Those of which the id was not seen before."""
+    step = counts.funnel["reading"]
+    named = [index for index, (entry, _) in enumerate(chunk) if entry.named]
+    fresh = seen.add([digest(chunk[index][1].id) for index in named])
+    repeated = {index for index, is_new in zip(named, fresh, strict=True) if not is_new}
+    for _ in repeated:
+        step.drop("repeated")
+    counts.interactions += len(chunk) - len(repeated)
+    step.keep(count=len(chunk) - len(repeated))
+    return [record for index, record in enumerate(chunk) if index not in repeated] if repeated else chunk
+
+
+def _categories(interactions: Sequence[Interaction], categorise: Categoriser) -> Callable[[str], str]:
+    prompts = [_last_text(interaction) for interaction in interactions]
+    known = dict(zip(prompts, categorise.many(prompts), strict=True))
+    return lambda prompt: known[prompt] if prompt in known else categorise(prompt)
 
 
 def _judged(
@@ -180,10 +218,8 @@ def _last_text(interaction: Interaction) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _interactions(
-    settings: Settings, file: _Opened, counts: Counts, seen: set[str]
-) -> Iterator[tuple[Entry, Interaction]]:
-    """Interactions of this cycle within the window, each once; everything else is counted."""
+def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[tuple[Entry, Interaction]]:
+    """Interactions of this cycle within the window; everything else is counted."""
     step = counts.funnel["reading"]
     for line, entry in file.entries():
         if entry is None:
@@ -200,13 +236,7 @@ def _interactions(
             step.drop("feedback")
         elif entry.dated and not settings.since <= record.time < settings.until:
             step.drop("outsideWindow")
-        elif entry.named and record.id in seen:
-            step.drop("repeated")
         else:
-            if entry.named:
-                seen.add(record.id)
-            step.keep()
-            counts.interactions += 1
             yield entry, record
 
 

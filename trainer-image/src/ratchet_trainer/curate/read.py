@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 import zstandard
 from pydantic import ValidationError
@@ -27,7 +27,8 @@ that is known. expansion: the file unpacks to far more than its size allows, and
 
 MAX_NOTED = 1000
 """Places written into the quarantine's list; beyond that they are only counted."""
-_NEWLINES = re.compile(rb"\n+")
+_ROW = re.compile(rb"[^\n]+")
+"""What is not empty of the lines: a bomb of empty ones is not worth a look at each."""
 _PIECE = 1 << 18
 _COMPRESSED_PIECE = 512
 """Bytes given to the decoder at once. A block of 128 KiB takes as little as four bytes, so this bounds what comes back
@@ -64,8 +65,7 @@ class Quarantine:
         return sum(self.counts.values())
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One line of a file: its bytes, or why there are none."""
 
     number: int
@@ -82,16 +82,30 @@ def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
     number, parts, size = 1, list[bytes](), 0
     try:
         for piece in pieces(path):
-            start = 0
-            while (end := piece.find(b"\n", start)) >= 0:
-                yield from _line(number, parts, piece[start:end], size + end - start, max_line_bytes)
-                following = _skip_empty(piece, end)
-                number, parts, size, start = number + following - end, [], 0, following
-            size += len(piece) - start
-            if size <= max_line_bytes:
-                parts.append(piece[start:])
-            else:
-                parts = []
+            place = 0
+            if size:
+                place = piece.find(b"\n")
+                size += len(piece) if place < 0 else place
+                if size > max_line_bytes:
+                    parts = []
+                else:
+                    parts.append(piece if place < 0 else piece[:place])
+                if place < 0:
+                    continue
+                yield from _line(number, parts, size, max_line_bytes)
+                parts, size = [], 0
+            for found in _ROW.finditer(piece, place):
+                start, end = found.span()
+                number += piece.count(b"\n", place, start)
+                place = end
+                if end == len(piece):
+                    size = end - start
+                    parts = [found.group()] if size <= max_line_bytes else []
+                elif end - start > max_line_bytes:
+                    yield Line(number, "oversized")
+                elif content := found.group().strip():
+                    yield Line(number, content)
+            number += piece.count(b"\n", place)
     except Undecodable:
         yield Line(number, "undecodable")
         return
@@ -101,23 +115,14 @@ def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
     except EndsWithinFrame:
         if not size:
             yield Line(number, "truncated")
-    for line in _line(number, parts, b"", size, max_line_bytes):
+    for line in _line(number, parts, size, max_line_bytes):
         yield Line(line.number, line.content, ended=False)
 
 
-def _skip_empty(piece: bytes, end: int) -> int:
-    """Where the next line begins that is not empty: a bomb of empty lines is not worth a look at each."""
-    found = _NEWLINES.match(piece, end)
-    assert found is not None
-    return found.end()
-
-
-def _line(number: int, parts: list[bytes], last: bytes, size: int, limit: int) -> Iterator[Line]:
+def _line(number: int, parts: list[bytes], size: int, limit: int) -> Iterator[Line]:
     if size > limit:
         yield Line(number, "oversized")
-        return
-    content = b"".join([*parts, last]).strip()
-    if content:
+    elif content := b"".join(parts).strip():
         yield Line(number, content)
 
 

@@ -4,17 +4,23 @@ Room: trainer. Pure. Every example that a rule reads it keeps or drops, by a nam
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
 
 from ratchet_api.data import Curation, Limits, SensitiveKind
 from ratchet_api.records import Interaction
 from ratchet_trainer.curate.bursts import pushed
+from ratchet_trainer.curate.columns import BATCH_CHARACTERS, Flags, batches
 from ratchet_trainer.curate.examples import Example
 from ratchet_trainer.curate.funnel import Funnel, Step
-from ratchet_trainer.curate.sensitive import Action, actions, find, redact
-from ratchet_trainer.curate.similar import near_duplicates
+from ratchet_trainer.curate.pool import Keyed, Pool
+from ratchet_trainer.curate.sensitive import Action, actions, find, redact, suspects
+from ratchet_trainer.curate.similar import shingles, twins
+from ratchet_trainer.curate.spill import Examples
 from ratchet_trainer.curate.text import HeldOut, normalised, words
 
 _LOOP_WORDS = 5
@@ -68,173 +74,206 @@ class SensitiveCounts:
 
 def select(
     examples: Iterable[Example], held_out: HeldOut, curation: Curation, anchors: Sequence[str], funnel: Funnel
-) -> tuple[list[Example], SensitiveCounts]:
-    """What is left after the rules that need to see examples together, by time, then id; `anchors` are their texts."""
+) -> tuple[Examples, SensitiveCounts]:
+    """What is left after the rules that need to see examples together, by time, then id; `anchors` are their texts.
+
+    Memory: a few numbers of each example; their texts are on disk.
+    """
     counts = SensitiveCounts()
-    kept = clean(sorted(examples, key=_order), actions(curation.sensitive), funnel["sensitive"], counts)
-    kept = uncontaminated(kept, held_out, funnel["heldOut"])
-    kept = distinct(agreeing([_Keyed.of(example) for example in kept], funnel["contradicted"]), funnel["duplicate"])
-    kept = unlike(kept, curation, funnel["nearDuplicate"])
+    pool = Pool(curation.near_duplicates is not None)
+    what = actions(curation.sensitive)
+    for chunk in _chunks(examples):
+        cleaned = clean(chunk, what, funnel["sensitive"], counts)
+        pool.add(uncontaminated([Keyed.of(example) for example in cleaned], held_out, funnel["heldOut"]))
+    kept = agreeing(pool, pool.sorted(), funnel["contradicted"])
+    kept = distinct(pool, kept, funnel["duplicate"])
+    kept = unlike(pool, kept, curation, funnel["nearDuplicate"])
     kept = unpushed(kept, curation, anchors, funnel["bursts"])
-    return shared_out(kept, curation, funnel["caps"]), counts
+    return shared_out(pool, kept, curation, funnel["caps"]), counts
 
 
-def _order(example: Example) -> tuple[object, str]:
-    return example.time, example.id
+def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    chunk, size = list[Example](), 0
+    for example in examples:
+        chunk.append(example)
+        size += len(example.answer) + sum([len(turn.content) for turn in example.context])
+        if size > BATCH_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _suspicious(
+    texts: Iterable[Sequence[str]], look: Callable[[Sequence[str]], Iterable[int]]
+) -> set[int]:  # fmt: skip
+    """Indices of the groups of texts in one of which there is, at a look at many at once, something."""
+    flat, owners = list[str](), list[int]()
+    for index, group in enumerate(texts):
+        flat += group
+        owners += [index] * len(group)
+    return {owners[piece.start + index] for piece in batches(flat) for index in look(flat[piece])}
 
 
 def clean(
-    examples: Iterable[Example], what: dict[SensitiveKind, Action], step: Step, counts: SensitiveCounts
+    examples: Sequence[Example], what: dict[SensitiveKind, Action], step: Step, counts: SensitiveCounts
 ) -> list[Example]:
     """Examples without personal data and secrets, each redacted or left out as its kinds ask."""
+    suspicious = _suspicious(([*(m.content for m in e.context), e.answer] for e in examples), suspects)
     kept = []
-    for example in examples:
-        texts = [*(message.content for message in example.context), example.answer]
-        cleaned, found = [], Counter[SensitiveKind]()
-        for text in texts:
-            new, here = redact(text, what)
-            cleaned.append(new)
-            found += here
-        counts.found.update(found)
-        if any(what[kind] == "drop" for kind in found):
+    for index, example in enumerate(examples):
+        cleaned = _cleaned(example, what, counts) if index in suspicious else example
+        if cleaned is None:
             step.drop("sensitive", example.text)
-            continue
-        if found:
-            context = [m.model_copy(update={"content": t}) for m, t in zip(example.context, cleaned, strict=False)]
-            example = replace(example, context=tuple(context), answer=cleaned[-1])
-            counts.residual += any(what[kind] != "keep" for text in cleaned for kind in find(text))
-        step.keep(changed=bool(found))
-        kept.append(example)
-    return kept
-
-
-def uncontaminated(examples: Iterable[Example], held_out: HeldOut, step: Step) -> list[Example]:
-    """Examples of which no turn asks what the evaluation asks, and that share no long run of words with it."""
-    kept = []
-    for example in examples:
-        turns = [message.content for message in example.context]
-        if any(m.role == "user" and held_out.covers(m.content) for m in example.context):
-            step.drop("heldOut", example.prompt)
-        elif any(held_out.overlaps(text) for text in (*turns, example.answer)):
-            step.drop("contaminated", example.prompt)
         else:
-            step.keep()
-            kept.append(example)
+            step.keep(changed=cleaned is not example)
+            kept.append(cleaned)
     return kept
 
 
-@dataclass(frozen=True)
-class _Keyed:
-    """An example with the normal forms by which it is compared."""
+def _cleaned(example: Example, what: dict[SensitiveKind, Action], counts: SensitiveCounts) -> Example | None:
+    """The example itself when nothing is found, redacted when something is, None when that drops it."""
+    texts = [*(message.content for message in example.context), example.answer]
+    cleaned, found = [], Counter[SensitiveKind]()
+    for text in texts:
+        new, here = redact(text, what)
+        cleaned.append(new)
+        found += here
+    counts.found.update(found)
+    if not found:
+        return example
+    if any(what[kind] == "drop" for kind in found):
+        return None
+    context = [m.model_copy(update={"content": t}) for m, t in zip(example.context, cleaned, strict=False)]
+    counts.residual += any(what[kind] != "keep" for text in cleaned for kind in find(text))
+    return replace(example, context=tuple(context), answer=cleaned[-1])
 
-    example: Example
-    conversation: tuple[tuple[str, str], ...]
-    answer: str
 
-    @classmethod
-    def of(cls, example: Example) -> "_Keyed":
-        conversation = tuple((message.role, normalised(message.content)) for message in example.context)
-        return cls(example, conversation, normalised(example.answer))
-
-
-def agreeing(examples: Sequence[_Keyed], step: Step) -> list[_Keyed]:
-    """Examples but those whose answer differs from the latest correction of the same conversation."""
-    right = {keyed.conversation: keyed.answer for keyed in examples if keyed.example.origin == "correction"}
+def uncontaminated(examples: Sequence[Keyed], held_out: HeldOut, step: Step) -> list[Keyed]:
+    """Examples of which no turn asks what the evaluation asks, and that share no long run of words with it."""
+    groups = ([*keyed.conversation, keyed.answer] for keyed in examples)
+    suspicious = _suspicious(groups, lambda texts: np.flatnonzero(held_out.suspects(texts)).tolist())
     kept = []
-    for keyed in examples:
-        if right.get(keyed.conversation, keyed.answer) != keyed.answer:
-            step.drop("contradicted", keyed.example.text)
+    for index, keyed in enumerate(examples):
+        reason = _contamination(keyed.example, held_out) if index in suspicious else None
+        if reason is not None:
+            step.drop(reason, keyed.example.prompt)
         else:
             step.keep()
             kept.append(keyed)
     return kept
 
 
-def distinct(examples: Sequence[_Keyed], step: Step) -> list[Example]:
+def _contamination(example: Example, held_out: HeldOut) -> str | None:
+    if any(message.role == "user" and held_out.covers(message.content) for message in example.context):
+        return "heldOut"
+    texts = (*(message.content for message in example.context), example.answer)
+    return "contaminated" if any(held_out.overlaps(text) for text in texts) else None
+
+
+def agreeing(pool: Pool, examples: Examples, step: Step) -> Examples:
+    """Examples but those whose answer differs from the latest correction of the same conversation."""
+    conversations, answers = pool.conversations[examples.indices], pool.answers[examples.indices]
+    corrected = np.flatnonzero(pool.corrections[examples.indices])
+    if not len(corrected):
+        return _parted(examples, np.ones(len(examples), dtype=np.bool_), "contradicted", step)
+    known, newest = np.unique(conversations[corrected][::-1], return_index=True)
+    right = answers[corrected][::-1][newest]
+    places = np.minimum(np.searchsorted(known, conversations), len(known) - 1)
+    agrees = (known[places] != conversations) | (right[places] == answers)
+    return _parted(examples, agrees, "contradicted", step, lambda example: example.text)
+
+
+def distinct(pool: Pool, examples: Examples, step: Step) -> Examples:
     """The last of equal ones stands for all: the newest are the ones that a cap keeps."""
-    last = {(keyed.conversation, keyed.answer): index for index, keyed in enumerate(examples)}
-    kept = []
-    for index, keyed in enumerate(examples):
-        if last[keyed.conversation, keyed.answer] != index:
-            step.drop("duplicate", keyed.example.prompt)
-        else:
-            step.keep()
-            kept.append(keyed.example)
-    return kept
+    conversations, answers = pool.conversations[examples.indices], pool.answers[examples.indices]
+    order = np.lexsort((answers, conversations))  # stable: of equal ones the last comes last
+    last = np.ones(len(order), dtype=np.bool_)
+    last[:-1] = (np.diff(conversations[order]) != 0) | (np.diff(answers[order]) != 0)
+    newest = np.zeros(len(order), dtype=np.bool_)
+    newest[order[last]] = True
+    return _parted(examples, newest, "duplicate", step)
 
 
-def unlike(examples: Sequence[Example], curation: Curation, step: Step) -> list[Example]:
+def unlike(pool: Pool, examples: Examples, curation: Curation, step: Step) -> Examples:
     """Examples without near duplicates: a correction stays before an answer, the newer before the older."""
     if curation.near_duplicates is None:
         return _all(examples, step)
-    ranked = sorted(range(len(examples)), key=lambda i: (examples[i].origin != "correction", -i))
-    texts = [normalised(examples[i].text) for i in ranked]
-    twins = dict(zip(ranked, near_duplicates(texts, float(curation.near_duplicates.similarity)), strict=True))
-    kept = []
-    for index, example in enumerate(examples):
-        if twins[index] is not None:
-            step.drop("nearDuplicate", example.text)
-        else:
-            step.keep()
-            kept.append(example)
-    return kept
+    corrections = pool.corrections[examples.indices]
+    ranked = np.lexsort((-np.arange(len(examples)), ~corrections))
+
+    def shingles_of(rank: int) -> npt.NDArray[np.uint32]:
+        return shingles(normalised(examples[int(ranked[rank])].text))
+
+    similarity = float(curation.near_duplicates.similarity)
+    found = twins(pool.bands(examples.indices[ranked]), len(ranked), shingles_of, similarity)
+    alone = np.zeros(len(ranked), dtype=np.bool_)
+    alone[ranked[found < 0]] = True
+    return _parted(examples, alone, "nearDuplicate", step, lambda example: example.text)
 
 
-def unpushed(examples: Sequence[Example], curation: Curation, anchors: Sequence[str], step: Step) -> list[Example]:
+def unpushed(examples: Examples, curation: Curation, anchors: Sequence[str], step: Step) -> Examples:
     """Examples but those that hold a phrase which their author pushes."""
     if curation.bursts is None:
         return _all(examples, step)
-    kept = []
     rows = [(example.principal, example.text) for example in examples]
-    for example, suspect in zip(examples, pushed(rows, anchors, curation.bursts), strict=True):
-        if suspect:
-            step.drop("burst", example.text)
-        else:
-            step.keep()
-            kept.append(example)
-    return kept
+    suspects = np.array(list(pushed(rows, anchors, curation.bursts)), dtype=np.bool_)
+    return _parted(examples, ~suspects, "burst", step, lambda example: example.text)
 
 
-def _all(examples: Sequence[Example], step: Step) -> list[Example]:
-    for _ in examples:
-        step.keep()
-    return list(examples)
+def _all(examples: Examples, step: Step) -> Examples:
+    step.keep(count=len(examples))
+    return examples
 
 
-def shared_out(examples: Sequence[Example], curation: Curation, step: Step) -> list[Example]:
+def _parted(
+    examples: Examples, keep: Flags, reason: str, step: Step,
+    sample: Callable[[Example], str] = lambda example: example.prompt,
+) -> Examples:  # fmt: skip
+    """Those to keep; the others are counted, with what `sample` takes of them."""
+    for example in examples.where(~keep):
+        step.drop(reason, sample(example))
+    return _all(examples.where(keep), step)
+
+
+def shared_out(pool: Pool, examples: Examples, curation: Curation, step: Step) -> Examples:
     """The newest of each category, of each person and of the cycle's own answers, as many as asked for."""
-    categories: Counter[str] = Counter()
-    people: Counter[str] = Counter()
-    newest = []
-    for example in reversed(examples):
-        if curation.max_per_category is not None and categories[example.category] >= curation.max_per_category:
-            step.drop("overCategoryCap", example.prompt)
-        elif (
-            curation.max_per_principal is not None
-            and example.principal
-            and people[example.principal] >= curation.max_per_principal
-        ):
-            step.drop("overPrincipalCap", example.prompt)
-        else:
-            categories[example.category] += 1
-            people[example.principal] += 1
-            newest.append(example)
-    own = _own_allowed(newest, curation.max_own_share)
-    kept = []
-    for example in newest:
-        if example.own:
-            own -= 1
-        if example.own and own < 0:
-            step.drop("overOwnShare", example.prompt)
-        else:
-            step.keep()
-            kept.append(example)
-    return kept[::-1]
+    by_category, by_person = _within(pool.categories[examples.indices], pool.people[examples.indices], curation)
+    newest = examples.where(by_category & by_person)
+    own = pool.own[newest.indices]
+    by_share = ~own | (np.cumsum(own[::-1])[::-1] <= _own_allowed(own, curation.max_own_share))
+    for reason, dropped in (
+        ("overCategoryCap", examples.where(~by_category)),
+        ("overPrincipalCap", examples.where(~by_person)),
+        ("overOwnShare", newest.where(~by_share)),
+    ):
+        for example in dropped:
+            step.drop(reason, example.prompt)
+    return _all(newest.where(by_share), step)
 
 
-def _own_allowed(examples: Sequence[Example], share: Decimal | None) -> int:
+def _within(
+    categories: npt.NDArray[np.int32], people: npt.NDArray[np.int32], curation: Curation
+) -> tuple[Flags, Flags]:
+    """For each, from the last to the first, whether its category has room, and whether its person has."""
+    room, its_own = np.ones(len(categories), dtype=np.bool_), np.ones(len(categories), dtype=np.bool_)
+    if curation.max_per_category is None and curation.max_per_principal is None:
+        return room, its_own
+    of_category, of_person = Counter[int](), Counter[int]()
+    pairs = zip(categories[::-1].tolist(), people[::-1].tolist(), strict=True)
+    for index, (category, person) in enumerate(pairs, start=1):
+        if curation.max_per_category is not None and of_category[category] >= curation.max_per_category:
+            room[-index] = False
+        elif curation.max_per_principal is not None and person and of_person[person] >= curation.max_per_principal:
+            its_own[-index] = False
+        else:
+            of_category[category] += 1
+            of_person[person] += 1
+    return room, its_own
+
+
+def _own_allowed(own: Flags, share: Decimal | None) -> int:
     """The most own answers with which they are at most `share` of all."""
-    others = sum(not example.own for example in examples)
     if share is None or share >= 1:
-        return len(examples)
-    return int(share * others / (1 - share))
+        return len(own)
+    return int(share * int((~own).sum()) / (1 - share))

@@ -27,7 +27,7 @@ from ratchet_trainer.artifacts import build_manifest, file_entry, tool_versions
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.curated import Curated, build
 from ratchet_trainer.curate.erasures import ERASURES, parse_erasures
-from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, SessionFile, Settings, examples_of
+from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, Counts, SessionFile, Settings, examples_of
 from ratchet_trainer.curate.readers import suffix_of
 from ratchet_trainer.curate.rules import Erased
 from ratchet_trainer.curate.text import HeldOut
@@ -76,7 +76,9 @@ def run(
 
     fetched = [*_download_sessions(stage, store, scratch / "sessions"), *imported]
     files = [found.file for found in fetched]
-    counts, examples = examples_of(_settings(stage, erased), files, progress.update)
+    settings, counts = _settings(stage, erased), Counts()
+    examples = examples_of(settings, files, progress.update, counts)
+    curated = build(settings, counts, examples, held_out, anchor_rows)
     if counts.broken:
         raise DataError(
             f"{counts.quarantine.total} of {counts.lines} lines of the sessions from {_since(stage):%Y-%m-%d} to "
@@ -84,7 +86,6 @@ def run(
             f"look at what writes the files below {stage.identity.storage_uri}/{SESSIONS_PREFIX}/"
             + (" and at sessions.sources" if imported else "")
         )
-    curated = build(_settings(stage, erased), counts, examples, held_out, anchor_rows)
     if len(curated.selected) < stage.min_examples:
         return _skipped(stage, curated)
     folder = scratch / "dataset"

@@ -6,8 +6,12 @@ Room: trainer. Pure.
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+
+import numpy as np
+
+from ratchet_trainer.curate.columns import Columns, Flags, HashSet
 
 _WORDS = re.compile(r"\w+")
 CONTAINED_WORDS = 4
@@ -57,6 +61,24 @@ class HeldOut:
             if len(found) >= CONTAINED_WORDS:
                 by_head[found[:CONTAINED_WORDS]].add(found)
         self._by_head = dict(by_head)
+        self._heads = _hashed(by_head, CONTAINED_WORDS)
+        self._run_hashes = _hashed(self._runs, overlap) if overlap else HashSet(np.zeros(0, dtype=np.uint64))
+        self._part_hashes = _hashed(self._parts, PART_WORDS)
+        self._fewest_parts = PARTS_SHARE * min(self._part_counts.values(), default=0)
+
+    def suspects(self, normal: Sequence[str]) -> Flags:
+        """(texts,) Of texts in normal form those that `covers` or `overlaps` may hold of: never too few, and few."""
+        columns = Columns(normal)
+        found: Flags = (columns.word_counts() < CONTAINED_WORDS) & bool(self._texts)
+        for hashes, length in ((self._heads, CONTAINED_WORDS), (self._run_hashes, self._overlap)):
+            if len(hashes):
+                sequences, owners = columns.sequences(length)
+                found[owners[hashes.has(sequences)]] = True
+        if len(self._part_hashes):
+            sequences, owners = columns.sequences(PART_WORDS)
+            shared = np.bincount(owners[self._part_hashes.has(sequences)], minlength=len(normal))
+            found |= shared >= self._fewest_parts
+        return found
 
     def covers(self, turn: str) -> bool:
         """Whether a person's turn is a held-out prompt or contains one, punctuation and case aside."""
@@ -88,6 +110,11 @@ class HeldOut:
         for part in _sequences(found, PART_WORDS) if self._parts else ():
             shared.update(self._parts.get(part, ()))
         return any(count >= PARTS_SHARE * self._part_counts[index] for index, count in shared.items())
+
+
+def _hashed(sequences: Iterable[tuple[str, ...]], length: int) -> HashSet:
+    """Hashes of the sequences, each of so many words, as Columns makes them of texts."""
+    return HashSet(Columns([" ".join(words) for words in sequences]).sequences(length)[0])
 
 
 def _sequences(found: tuple[str, ...], length: int) -> set[tuple[str, ...]]:

@@ -5,9 +5,10 @@ Room: trainer. `compose` is pure; `write` touches the folder that it is given. E
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import overload
 
 from ratchet_api.data import BaseModelRef, Curation, Identity
 from ratchet_trainer.chat import Message
@@ -16,7 +17,6 @@ from ratchet_trainer.curate.examples import (
     Example,
     Origin,
     anchors_wanted,
-    by_category,
     pick_anchors,
     varied,
 )
@@ -54,11 +54,44 @@ class DatasetRow:
         return {"messages": messages, "origin": self.origin, **more}
 
 
+class _Composed(Sequence[DatasetRow]):
+    """Examples each followed by its variations, then what is added to them; each row is made when it is asked for."""
+
+    def __init__(self, examples: Sequence[Example], variations: int, added: Sequence[DatasetRow]) -> None:
+        self._examples, self._variations, self._added = examples, variations, added
+
+    def __len__(self) -> int:
+        return len(self._examples) * (1 + self._variations) + len(self._added)
+
+    def __iter__(self) -> Iterator[DatasetRow]:
+        for example in self._examples:
+            yield _row(example)
+            yield from map(_row, varied(example, self._variations))
+        yield from self._added
+
+    @overload
+    def __getitem__(self, index: int) -> DatasetRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[DatasetRow]: ...
+    def __getitem__(self, index: int | slice) -> DatasetRow | list[DatasetRow]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place, form = divmod(range(len(self))[index], 1 + self._variations)
+        if place >= len(self._examples):
+            return self._added[range(len(self))[index] - len(self._examples) * (1 + self._variations)]
+        example = self._examples[place]
+        return _row([example, *varied(example, self._variations)][form])
+
+
+def _row(example: Example) -> DatasetRow:
+    return DatasetRow(example.messages(), example.origin, example.category, example.id)
+
+
 @dataclass(frozen=True)
 class Rows:
     """The whole training set."""
 
-    rows: list[DatasetRow]
+    rows: Sequence[DatasetRow]
     categories: Mapping[str, int]
     """Examples (not counting variations) of each category that has any."""
     uncategorised: int
@@ -75,20 +108,23 @@ def compose(
     Raises UserError when an identity prompt is also a held-out case: one of the two must change, or the evaluation
     would ask what was trained.
     """
-    rows = [
-        DatasetRow(form.messages(), form.origin, form.category, form.id)
-        for example in examples
-        for form in [example, *varied(example, curation.variations)]
-    ]
-    rows += [_identity_row(index, entry, held_out) for index, entry in enumerate(curation.identity)]
+    added = [_identity_row(index, entry, held_out) for index, entry in enumerate(curation.identity)]
     usable = [messages for messages in anchors if not _asks(messages, held_out)]
     if curation.anchors is not None:
-        count = anchors_wanted(len(rows), curation.anchors.fraction, len(usable))
-        rows += [DatasetRow(messages, "anchor") for messages in pick_anchors(usable, count)]
-    categories = dict(by_category(examples))
+        own_rows = len(examples) * (1 + curation.variations) + len(added)
+        count = anchors_wanted(own_rows, curation.anchors.fraction, len(usable))
+        added += [DatasetRow(messages, "anchor") for messages in pick_anchors(usable, count)]
+    rows = _Composed(examples, curation.variations, added)
+    categories, origins = Counter[str](), Counter[str](row.origin for row in added)
+    for example in examples:
+        categories[example.category] += 1
+        origins[example.origin] += 1
+    if curation.variations and len(examples):
+        origins["variation"] += len(examples) * curation.variations
     uncategorised = categories.pop(UNCATEGORISED, 0)
-    origins: dict[str, int] = dict(sorted(Counter(str(row.origin) for row in rows).items()))
-    return Rows(rows, categories, uncategorised, origins, len(anchors) - len(usable))
+    return Rows(
+        rows, dict(sorted(categories.items())), uncategorised, dict(sorted(origins.items())), len(anchors) - len(usable)
+    )  # fmt: skip
 
 
 def _asks(messages: Sequence[Message], held_out: HeldOut) -> bool:
@@ -118,8 +154,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / TRAIN, rows.rows)
     if validation:
-        aside = [DatasetRow(each.messages(), each.origin, each.category, each.id) for each in validation]
-        _write_lines(folder / VALIDATION, aside)
+        _write_lines(folder / VALIDATION, map(_row, validation))
     write_parquet(folder, (row.entry() for row in rows.rows))
     write_alpaca(folder, (row.messages for row in rows.rows))
     write_sharegpt(folder, (row.messages for row in rows.rows))
@@ -135,7 +170,7 @@ def write(
                 sink.write(json.dumps(asdict(place), ensure_ascii=False) + "\n")
 
 
-def _write_lines(path: Path, rows: Sequence[DatasetRow]) -> None:
+def _write_lines(path: Path, rows: Iterable[DatasetRow]) -> None:
     with path.open("w", encoding="utf-8") as sink:
         for row in rows:
             sink.write(json.dumps(row.entry(), ensure_ascii=False) + "\n")

@@ -1,0 +1,119 @@
+"""Examples on disk, so that memory is bounded by a few numbers of each and not by what they say.
+
+Room: trainer. Touches files of its own in the temporary folder, which are gone when the process is. A small set never
+leaves the memory.
+"""
+
+import marshal
+import os
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import IO, overload
+
+import numpy as np
+
+from ratchet_trainer.chat import Message
+from ratchet_trainer.curate.columns import Indices
+from ratchet_trainer.curate.examples import Example
+
+IN_MEMORY = 32 << 20
+"""Bytes that are held before a file is begun."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(time: datetime) -> int:
+    """Since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+class Spill:
+    """Pieces of bytes, in memory while they are few and in a file when they are many."""
+
+    def __init__(self, in_memory: int = IN_MEMORY) -> None:
+        self._limit = in_memory
+        self._tail = bytearray()
+        self._file: IO[bytes] | None = None
+        self._written = 0
+        """Bytes in the file; what follows them is the tail."""
+
+    def append(self, piece: bytes) -> int:
+        """Where the piece begins."""
+        place = self._written + len(self._tail)
+        self._tail += piece
+        if len(self._tail) > self._limit:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="ratchet-curate-", buffering=0)  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
+            while self._tail:
+                done = self._file.write(self._tail)
+                self._written += done
+                del self._tail[:done]
+        return place
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from one place to another; they were appended, and are on one side of the file's end."""
+        if start >= self._written:
+            return bytes(self._tail[start - self._written : end - self._written])
+        assert self._file is not None
+        return os.pread(self._file.fileno(), end - start, start)
+
+
+class ExampleStore:
+    """Examples by the order in which they came."""
+
+    def __init__(self) -> None:
+        self._spill = Spill()
+        self._places = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._places) - 1
+
+    def append(self, example: Example) -> None:
+        """Takes one more."""
+        turns = tuple((turn.role, turn.content, turn.weight) for turn in example.context)
+        piece = marshal.dumps(
+            (
+                example.id, turns, example.answer, example.origin, example.category, microseconds(example.time),
+                example.session, example.principal, example.own, example.demonstrated,
+            )
+        )  # fmt: skip
+        self._places.append(self._spill.append(piece) + len(piece))
+
+    def __getitem__(self, index: int) -> Example:
+        piece = self._spill.read(self._places[index], self._places[index + 1])
+        id, turns, answer, origin, category, time, session, principal, own, demonstrated = marshal.loads(piece)
+        context = tuple(Message(role=role, content=content, weight=weight) for role, content, weight in turns)
+        moment = _EPOCH + timedelta(microseconds=time)
+        return Example(id, context, answer, origin, category, moment, session, principal, own, demonstrated)
+
+
+class Examples(Sequence[Example]):
+    """Some of the examples of a store, in an order; each is read when it is asked for."""
+
+    def __init__(self, store: ExampleStore, indices: Indices) -> None:
+        self._store = store
+        self.indices = indices
+        """(examples,) Their places in the store."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self._store[int(index)] for index in self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Examples": ...
+    def __getitem__(self, index: int | slice) -> "Example | Examples":
+        if isinstance(index, slice):
+            return Examples(self._store, self.indices[index])
+        return self._store[int(self.indices[index])]
+
+    def where(self, wanted: Sequence[bool] | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> "Examples":
+        """Those of which it is true, in their order."""
+        return Examples(self._store, self.indices[np.asarray(wanted, dtype=np.bool_)])
