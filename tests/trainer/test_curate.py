@@ -22,7 +22,6 @@ from ratchet_trainer.curate.examples import (
     Categoriser,
     Example,
     Verdict,
-    Verdicts,
     anchors_wanted,
     example_of,
     pick_anchors,
@@ -34,6 +33,7 @@ from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examp
 from ratchet_trainer.curate.readers import Entry
 from ratchet_trainer.curate.rules import select as select_by
 from ratchet_trainer.curate.text import HeldOut, normalised
+from ratchet_trainer.curate.verdicts import Verdicts
 from ratchet_trainer.curate.write import compose, write
 from ratchet_trainer.errors import UserError
 

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import re2
 
 from ratchet_api.data import Category
-from ratchet_api.records import Feedback, Interaction
+from ratchet_api.records import Interaction
 from ratchet_trainer.chat import Message, parse_message
 from ratchet_trainer.curate.columns import containing
+from ratchet_trainer.curate.plain import PlainAnswer, PlainInteraction
 from ratchet_trainer.curate.readers import Entry
 
 Origin = Literal["correction", "answer", "demonstration", "variation", "identity", "anchor"]
@@ -91,37 +92,6 @@ class Example:
         return [*earlier, Message(role="assistant", content=self.answer)]
 
 
-class Verdicts:
-    """Feedback by response id, in any order; of each the latest counts (by time, then by id)."""
-
-    def __init__(self) -> None:
-        self._by_response: dict[str, list[tuple[datetime, str, Verdict]]] = {}
-
-    def add(self, feedback: Feedback) -> None:
-        """Takes one piece of feedback."""
-        found = (feedback.time, feedback.id, _verdict(feedback))
-        self._by_response.setdefault(feedback.response_id, []).append(found)
-
-    def of(self, interaction: Interaction, delay: timedelta) -> Verdict | None:
-        """The verdict on an answer; later than `delay` after the end of the answer's day (UTC) nothing counts."""
-        return self.of_entry(Entry(interaction), interaction, delay)
-
-    def of_entry(self, entry: Entry, interaction: Interaction, delay: timedelta) -> Verdict | None:
-        """The same of an imported interaction, which may bear several ids and verdicts of its own; to one without a
-        time no feedback is too late."""
-        known = [found for id in (interaction.id, *entry.aliases) for found in self._by_response.get(id, ())]
-        if entry.dated:
-            until = day_end(interaction.time) + delay
-            known = [found for found in known if found[0] < until]
-        for said in entry.verdicts:
-            known.append((said.time, said.id, _verdict(said)))
-        return max(known, key=lambda found: found[:2])[2] if known else None
-
-
-def _verdict(feedback: Feedback) -> Verdict:
-    return Verdict(feedback.value, feedback.correction.strip(), feedback.time)
-
-
 def day_end(moment: datetime) -> datetime:
     """Midnight (UTC) after a moment."""
     return _midnight_after(moment.astimezone(UTC).date())
@@ -141,11 +111,14 @@ def score(verdict: Verdict | None, vouched: bool = False) -> Decimal:
 
 
 def example_of(
-    entry: Entry, interaction: Interaction, verdict: Verdict | None, categorise: Callable[[str], str]
+    entry: Entry,
+    interaction: Interaction | PlainInteraction,
+    verdict: Verdict | None,
+    categorise: Callable[[str], str],
 ) -> Example | Dropped:
     """An interaction as an example, or why it is none. A correction makes up for an answer that failed or broke off."""
     try:
-        context = tuple(_turn(message, entry.demonstration) for message in interaction.messages)
+        context = _context(interaction, entry.demonstration)
     except ValueError:
         return "unsupported"
     if not context or context[-1].role != "user" or not context[-1].content.strip():
@@ -158,7 +131,7 @@ def example_of(
             return problem
         origin = "demonstration" if entry.demonstration else "answer"
         try:
-            answer = parse_message({"role": "assistant", **(interaction.answer or {})}).content.strip()
+            answer = _answer(interaction)
         except ValueError:
             return "unsupported"
     return Example(
@@ -168,6 +141,18 @@ def example_of(
     )  # fmt: skip
 
 
+def _context(interaction: Interaction | PlainInteraction, demonstrated: bool) -> tuple[Message, ...]:
+    if isinstance(interaction, PlainInteraction):
+        return tuple([Message(role=turn.role, content=turn.content) for turn in interaction.messages])
+    return tuple(_turn(message, demonstrated) for message in interaction.messages)
+
+
+def _answer(interaction: Interaction | PlainInteraction) -> str:
+    if isinstance(interaction.answer, PlainAnswer):
+        return interaction.answer.content.strip()
+    return parse_message({"role": "assistant", **(interaction.answer or {})}).content.strip()
+
+
 def _turn(raw: Mapping[str, Any], demonstrated: bool) -> Message:
     message = parse_message(raw)
     if demonstrated and message.role == "assistant" and raw.get("weight") == 0:
@@ -175,17 +160,20 @@ def _turn(raw: Mapping[str, Any], demonstrated: bool) -> Message:
     return message
 
 
-def _problem(interaction: Interaction) -> Dropped | None:
+def _problem(interaction: Interaction | PlainInteraction) -> Dropped | None:
     """Why a recorded answer cannot be learnt from, if so."""
     if interaction.finish_reason == "cancelled":
         return "cancelled"
     if interaction.status != 200 or interaction.answer is None:
         return "failed"
-    if interaction.answer.get("tool_calls") or interaction.finish_reason in ("tool_calls", "function_call"):
+    if interaction.finish_reason in ("tool_calls", "function_call"):
         return "unsupported"
-    if interaction.answer.get("role", "assistant") != "assistant":
-        return "unsupported"
-    content = interaction.answer.get("content")
+    if isinstance(interaction.answer, PlainAnswer):
+        content: Any = interaction.answer.content
+    else:
+        if interaction.answer.get("tool_calls") or interaction.answer.get("role", "assistant") != "assistant":
+            return "unsupported"
+        content = interaction.answer.get("content")
     if not content or (isinstance(content, str) and not content.strip()):
         return "empty"
     return None if interaction.finish_reason in ("stop", "") else "unfinished"

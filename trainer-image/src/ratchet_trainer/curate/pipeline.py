@@ -13,15 +13,17 @@ from pathlib import Path
 
 from ratchet_api.data import Curation, Source
 from ratchet_api.records import Feedback, Interaction
-from ratchet_trainer.curate import read
+from ratchet_trainer.curate import plain, read
 from ratchet_trainer.curate.columns import Seen, digest
-from ratchet_trainer.curate.examples import Categoriser, Example, Verdict, Verdicts, example_of, score
+from ratchet_trainer.curate.examples import Categoriser, Example, Verdict, example_of, score
 from ratchet_trainer.curate.figures import Timeline
 from ratchet_trainer.curate.funnel import Funnel
+from ratchet_trainer.curate.plain import PlainFeedback, PlainInteraction
 from ratchet_trainer.curate.read import Line, LineProblem, Quarantine
 from ratchet_trainer.curate.readers import Entry, Owner, entries, own_entries, reader_of
 from ratchet_trainer.curate.readers.base import Reader
 from ratchet_trainer.curate.rules import Erased, beyond
+from ratchet_trainer.curate.verdicts import Recorded, Verdicts
 
 MOST_UNREADABLE = Decimal("0.9")
 """Share of the lines read beyond which a run fails rather than goes on with the rest."""
@@ -98,17 +100,16 @@ class _Opened:
             return own_entries(self.file.path, self.max_line_bytes)
         return entries(self.file.path, self.reader, self.owner, self.max_line_bytes)
 
-    def feedback(self) -> Iterator[Feedback]:
+    def feedback(self) -> Iterator[Feedback | PlainFeedback]:
         if self.own:
-            found = (
-                read.parse(line)
-                for line in read.lines(self.file.path, self.max_line_bytes)
-                if read.may_be_feedback(line)
-            )
-            yield from (record for record in found if isinstance(record, Feedback))
+            for line in read.lines(self.file.path, self.max_line_bytes):
+                if isinstance(line.content, bytes) and b'"feedback"' in line.content:  # which spares most the parser
+                    record = plain.parse(line.content) or read.parse(line)
+                    if isinstance(record, Feedback | PlainFeedback):
+                        yield record
         elif self.reader is not None and self.reader.carries_feedback:
             for _, entry in self.entries():
-                if isinstance(entry, Entry) and isinstance(entry.record, Feedback):
+                if isinstance(entry, Entry) and isinstance(entry.record, Feedback | PlainFeedback):
                     yield entry.record
 
     def vouched(self, entry: Entry) -> bool:
@@ -142,22 +143,23 @@ def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told, co
             name = "unrecognised" if one.reader is None else one.reader.name
             counts.formats[name] = counts.formats.get(name, 0) + 1
         for chunk in _chunks(_ours(settings, one, counts)):
-            fresh = _fresh(chunk, seen, counts)
-            known = _categories([interaction for _, interaction in fresh], categorise)
-            for entry, interaction in fresh:
-                verdict = verdicts.of_entry(entry, interaction, settings.feedback_delay)
+            digests = [digest(interaction.id) for _, interaction in chunk]
+            fresh, digests = _fresh(chunk, digests, seen, counts)
+            known = _categories(fresh, categorise)
+            said = verdicts.of_each(fresh, digests, settings.feedback_delay)
+            for (entry, interaction), verdict in zip(fresh, said, strict=True):
                 counts.judged += verdict is not None
                 counts.timeline.add(interaction.time if entry.dated else None, verdict)
-                found = _judged(settings, one, entry, interaction, verdict, known, counts.funnel)
+                found = _judged(settings, one, (entry, interaction), verdict, known, counts.funnel)
                 if found is not None:
                     yield found
         told(done, len(opened))
 
 
-def _chunks(records: Iterator[tuple[Entry, Interaction]]) -> Iterator[list[tuple[Entry, Interaction]]]:
+def _chunks(records: Iterator[Recorded]) -> Iterator[list[Recorded]]:
     """So many that a step for all of them is a small one for each, and so few that they are no burden when they are as
     long as a line may be."""
-    chunk, size = list[tuple[Entry, Interaction]](), 0
+    chunk, size = list[Recorded](), 0
     for record in records:
         chunk.append(record)
         size += 1 + len(_last_text(record[1])) // _LONG
@@ -168,30 +170,36 @@ def _chunks(records: Iterator[tuple[Entry, Interaction]]) -> Iterator[list[tuple
         yield chunk
 
 
-def _fresh(chunk: list[tuple[Entry, Interaction]], seen: Seen, counts: Counts) -> list[tuple[Entry, Interaction]]:
-    """Those of which the id was not seen before."""
+def _fresh(
+    chunk: list[Recorded], digests: list[int], seen: Seen, counts: Counts
+) -> tuple[list[Recorded], list[int]]:  # fmt: skip
+    """Those of which the id was not seen before, with the digests of their ids."""
     step = counts.funnel["reading"]
     named = [index for index, (entry, _) in enumerate(chunk) if entry.named]
-    fresh = seen.add([digest(chunk[index][1].id) for index in named])
+    fresh = seen.add([digests[index] for index in named])
     repeated = {index for index, is_new in zip(named, fresh, strict=True) if not is_new}
     for _ in repeated:
         step.drop("repeated")
     counts.interactions += len(chunk) - len(repeated)
     step.keep(count=len(chunk) - len(repeated))
-    return [record for index, record in enumerate(chunk) if index not in repeated] if repeated else chunk
+    if not repeated:
+        return chunk, digests
+    left = [index for index in range(len(chunk)) if index not in repeated]
+    return [chunk[index] for index in left], [digests[index] for index in left]
 
 
-def _categories(interactions: Sequence[Interaction], categorise: Categoriser) -> Callable[[str], str]:
-    prompts = [_last_text(interaction) for interaction in interactions]
+def _categories(records: Sequence[Recorded], categorise: Categoriser) -> Callable[[str], str]:
+    prompts = [_last_text(interaction) for _, interaction in records]
     known = dict(zip(prompts, categorise.many(prompts), strict=True))
     return lambda prompt: known[prompt] if prompt in known else categorise(prompt)
 
 
 def _judged(
-    settings: Settings, file: _Opened, entry: Entry, interaction: Interaction, verdict: Verdict | None,
+    settings: Settings, file: _Opened, recorded: Recorded, verdict: Verdict | None,
     categorise: Callable[[str], str], funnel: Funnel,
 ) -> Example | None:  # fmt: skip
     """An interaction's way through the rules that look at it alone."""
+    entry, interaction = recorded
     if settings.erased.covers(interaction):
         funnel["consent"].drop("erased")  # without a sample: what is withdrawn is shown to nobody
         return None
@@ -213,12 +221,14 @@ def _judged(
     return example
 
 
-def _last_text(interaction: Interaction) -> str:
+def _last_text(interaction: Interaction | PlainInteraction) -> str:
+    if isinstance(interaction, PlainInteraction):
+        return interaction.messages[-1].content if interaction.messages else ""
     content = interaction.messages[-1].get("content") if interaction.messages else None
     return content if isinstance(content, str) else ""
 
 
-def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[tuple[Entry, Interaction]]:
+def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[Recorded]:
     """Interactions of this cycle within the window; everything else is counted."""
     step = counts.funnel["reading"]
     for line, entry in file.entries():
@@ -232,7 +242,7 @@ def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[tuple[E
         record = entry.record
         if not _is_ours(settings, record):
             step.drop("otherCycle")
-        elif isinstance(record, Feedback):
+        elif isinstance(record, Feedback | PlainFeedback):
             step.drop("feedback")
         elif entry.dated and not settings.since <= record.time < settings.until:
             step.drop("outsideWindow")
@@ -240,5 +250,5 @@ def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[tuple[E
             yield entry, record
 
 
-def _is_ours(settings: Settings, record: Interaction | Feedback) -> bool:
+def _is_ours(settings: Settings, record: Interaction | Feedback | PlainInteraction | PlainFeedback) -> bool:
     return (record.namespace, record.cycle) == (settings.namespace, settings.cycle)

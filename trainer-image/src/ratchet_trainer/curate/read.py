@@ -7,7 +7,7 @@ kind and noted by its place (never by its content), and the rest goes on.
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -28,11 +28,12 @@ that is known. expansion: the file unpacks to far more than its size allows, and
 MAX_NOTED = 1000
 """Places written into the quarantine's list; beyond that they are only counted."""
 _ROW = re.compile(rb"[^\n]+")
-"""What is not empty of the lines: a bomb of empty ones is not worth a look at each."""
+_MANY_EMPTY = 4096
 _PIECE = 1 << 18
 _COMPRESSED_PIECE = 512
 """Bytes given to the decoder at once. A block of 128 KiB takes as little as four bytes, so this bounds what comes back
 to 16 MiB; and what a damaged stream held before the damage is not lost but for so much."""
+_BUFFER = 1 << 20
 _MAX_EXPANSION = 2000
 _FREE_EXPANSION = 32 << 20
 
@@ -82,30 +83,21 @@ def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
     number, parts, size = 1, list[bytes](), 0
     try:
         for piece in pieces(path):
-            place = 0
-            if size:
-                place = piece.find(b"\n")
-                size += len(piece) if place < 0 else place
-                if size > max_line_bytes:
-                    parts = []
-                else:
-                    parts.append(piece if place < 0 else piece[:place])
-                if place < 0:
-                    continue
-                yield from _line(number, parts, size, max_line_bytes)
-                parts, size = [], 0
-            for found in _ROW.finditer(piece, place):
-                start, end = found.span()
-                number += piece.count(b"\n", place, start)
-                place = end
-                if end == len(piece):
-                    size = end - start
-                    parts = [found.group()] if size <= max_line_bytes else []
-                elif end - start > max_line_bytes:
-                    yield Line(number, "oversized")
-                elif content := found.group().strip():
-                    yield Line(number, content)
-            number += piece.count(b"\n", place)
+            ends = piece.count(b"\n")
+            for index, content in _rows(piece, ends):
+                if index == 0:
+                    size += len(content)
+                    parts = [*parts, content] if size <= max_line_bytes else []
+                    if ends:
+                        yield from _line(number, parts, size, max_line_bytes)
+                elif index == ends:
+                    size = len(content)
+                    parts = [content] if size <= max_line_bytes else []
+                elif len(content) > max_line_bytes:
+                    yield Line(number + index, "oversized")
+                elif stripped := content.strip():
+                    yield Line(number + index, stripped)
+            number += ends
     except Undecodable:
         yield Line(number, "undecodable")
         return
@@ -117,6 +109,20 @@ def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
             yield Line(number, "truncated")
     for line in _line(number, parts, size, max_line_bytes):
         yield Line(line.number, line.content, ended=False)
+
+
+def _rows(piece: bytes, ends: int) -> Iterable[tuple[int, bytes]]:
+    """What stands between the newlines of a piece, by how many of these come before; of many empty rows only the first
+    and the last, because a bomb of them is not worth a look at each."""
+    if piece.count(b"\n\n") < _MANY_EMPTY:
+        return enumerate(piece.split(b"\n"))
+    found = {0: b"", ends: b""}
+    index = place = 0
+    for match in _ROW.finditer(piece):
+        index += piece.count(b"\n", place, match.start())
+        place = match.start()
+        found[index] = match.group()
+    return sorted(found.items())
 
 
 def _line(number: int, parts: list[bytes], size: int, limit: int) -> Iterator[Line]:
@@ -140,7 +146,7 @@ class EndsWithinFrame(Exception):
 
 def pieces(path: Path) -> Iterator[bytes]:
     """The unpacked content, never more than 16 MiB at once. Raises Undecodable, ExpandsTooMuch or EndsWithinFrame."""
-    with path.open("rb") as raw:
+    with path.open("rb", buffering=_BUFFER) as raw:
         match path.suffix:
             case ".zst":
                 unpacked = _decompressed(raw)
@@ -149,12 +155,26 @@ def pieces(path: Path) -> Iterator[bytes]:
             case _:
                 yield from iter(lambda: raw.read(_PIECE), b"")
                 return
-        allowed = _FREE_EXPANSION + _MAX_EXPANSION * path.stat().st_size
+        yield from _gathered(unpacked, _FREE_EXPANSION + _MAX_EXPANSION * path.stat().st_size)
+
+
+def _gathered(unpacked: Iterator[bytes], allowed: int) -> Iterator[bytes]:
+    """The pieces, small ones together; what came before damage comes before the error that says so."""
+    held, size = list[bytes](), 0
+    try:
         for piece in unpacked:
             allowed -= len(piece)
             if allowed < 0:
                 raise ExpandsTooMuch
-            yield piece
+            held.append(piece)
+            size += len(piece)
+            if size >= _PIECE:
+                yield b"".join(held)
+                held, size = [], 0
+    except (Undecodable, EndsWithinFrame, ExpandsTooMuch):
+        yield b"".join(held)
+        raise
+    yield b"".join(held)
 
 
 def _gunzipped(raw: IO[bytes]) -> Iterator[bytes]:
@@ -212,8 +232,3 @@ def parse(line: Line) -> Interaction | Feedback | LineProblem:
         if all(problem["type"] == "json_invalid" for problem in error.errors(include_url=False, include_input=False)):
             return "malformed" if line.ended else "truncated"
         return "schema"
-
-
-def may_be_feedback(line: Line) -> bool:
-    """A cheap look that lets the first pass skip the many lines that are surely no feedback."""
-    return isinstance(line.content, bytes) and b'"feedback"' in line.content

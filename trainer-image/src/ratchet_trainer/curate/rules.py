@@ -17,6 +17,7 @@ from ratchet_trainer.curate.bursts import pushed
 from ratchet_trainer.curate.columns import BATCH_CHARACTERS, Flags, batches
 from ratchet_trainer.curate.examples import Example
 from ratchet_trainer.curate.funnel import Funnel, Step
+from ratchet_trainer.curate.plain import PlainInteraction
 from ratchet_trainer.curate.pool import Keyed, Pool
 from ratchet_trainer.curate.sensitive import Action, actions, find, redact, suspects
 from ratchet_trainer.curate.similar import shingles, twins
@@ -34,7 +35,7 @@ class Erased:
     principals: frozenset[str] = frozenset()
     sessions: frozenset[str] = frozenset()
 
-    def covers(self, interaction: Interaction) -> bool:
+    def covers(self, interaction: Interaction | PlainInteraction) -> bool:
         """Whether an interaction is on the list."""
         return interaction.principal in self.principals or interaction.session in self.sessions
 

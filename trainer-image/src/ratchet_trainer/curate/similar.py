@@ -58,7 +58,10 @@ def _folded(codes: Hashes, count: int = 1) -> Hashes:
 
 def shingles(text: str) -> Hashes:
     """Sorted distinct hashes of all five-letter sequences."""
-    return np.unique(_hashes(text))
+    hashes = np.sort(_hashes(text))
+    distinct = np.ones(len(hashes), dtype=np.bool_)
+    distinct[1:] = hashes[1:] != hashes[:-1]
+    return hashes[distinct]
 
 
 def band_keys(texts: Sequence[str]) -> Keys:
@@ -139,9 +142,10 @@ def _filled(signatures: Hashes) -> Hashes:
 
 def jaccard(one: Hashes, other: Hashes) -> float:
     """Share of the union that is common; 1 for two empty sets."""
-    if not len(one) and not len(other):
-        return 1.0
-    common = len(np.intersect1d(one, other, assume_unique=True))
+    if not len(one) or not len(other):
+        return float(len(one) == len(other))
+    places = np.minimum(np.searchsorted(one, other), len(one) - 1)
+    common = int((one[places] == other).sum())
     return common / (len(one) + len(other) - common)
 
 

@@ -30,6 +30,11 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
+def moment(since: int) -> datetime:
+    """The time so many microseconds after 1970."""
+    return _EPOCH + timedelta(microseconds=since)
+
+
 class Spill:
     """Pieces of bytes, in memory while they are few and in a file when they are many."""
 
@@ -87,8 +92,7 @@ class ExampleStore:
         piece = self._spill.read(self._places[index], self._places[index + 1])
         id, turns, answer, origin, category, time, session, principal, own, demonstrated = marshal.loads(piece)
         context = tuple(Message(role=role, content=content, weight=weight) for role, content, weight in turns)
-        moment = _EPOCH + timedelta(microseconds=time)
-        return Example(id, context, answer, origin, category, moment, session, principal, own, demonstrated)
+        return Example(id, context, answer, origin, category, moment(time), session, principal, own, demonstrated)
 
 
 class Examples(Sequence[Example]):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ratchet_api.data import SourceFormat
-from ratchet_trainer.curate import read, values
+from ratchet_trainer.curate import plain, read, values
 from ratchet_trainer.curate.read import Line, LineProblem
 from ratchet_trainer.curate.readers.alpaca import Alpaca
 from ratchet_trainer.curate.readers.base import Entry, Owner, Reader, content_digest, decode, read_entry
@@ -35,7 +35,7 @@ def suffix_of(name: str) -> str | None:
 def own_entries(path: Path, max_line_bytes: int) -> Iterator[tuple[Line, Entry | LineProblem | None]]:
     """The lines of a segment of our own, and the record of each."""
     for line in read.lines(path, max_line_bytes):
-        record = read.parse(line)
+        record = (plain.parse(line.content) if isinstance(line.content, bytes) else None) or read.parse(line)
         yield line, record if isinstance(record, str) else Entry(record)
 
 

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ratchet_api.data import SourceFormat
 from ratchet_api.records import Feedback, Interaction
+from ratchet_trainer.curate.plain import PlainFeedback, PlainInteraction
 from ratchet_trainer.curate.read import Line, LineProblem
 
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,11 +26,10 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One record, and what its line says beyond it."""
 
-    record: Interaction | Feedback
+    record: Interaction | Feedback | PlainInteraction | PlainFeedback
     verdicts: tuple[Feedback, ...] = ()
     """Verdicts on the interaction that stand in the same line."""
     aliases: tuple[str, ...] = ()

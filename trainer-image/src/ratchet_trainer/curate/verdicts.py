@@ -1,0 +1,102 @@
+"""Feedback by the answer that it judges: what people said later is joined here.
+
+Room: trainer. Pure but for the file of a large set. About 50 bytes of memory a piece of feedback.
+"""
+
+import marshal
+from array import array
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Literal
+
+import numpy as np
+
+from ratchet_api.records import Feedback, Interaction
+from ratchet_trainer.curate.columns import Hashes, Indices, digest
+from ratchet_trainer.curate.examples import Verdict, day_end
+from ratchet_trainer.curate.plain import PlainFeedback, PlainInteraction
+from ratchet_trainer.curate.readers import Entry
+from ratchet_trainer.curate.spill import Spill, microseconds, moment
+
+Recorded = tuple[Entry, Interaction | PlainInteraction]
+"""An interaction, and what its line says beyond it."""
+
+_Dated = tuple[int, str, Verdict]
+"""Microseconds since 1970, id, and what it said."""
+
+
+class Verdicts:
+    """Feedback by response id, in any order; of each the latest counts (by time, then by id)."""
+
+    def __init__(self) -> None:
+        self._answers, self._times, self._ends = array("Q"), array("q"), array("q", [0])
+        self._spill = Spill()
+        self._sorted: tuple[Hashes, Indices, Indices] | None = None
+        """Answers, times and numbers of all feedback, by answer, then by time."""
+
+    def add(self, feedback: Feedback | PlainFeedback) -> None:
+        """Takes one piece of feedback."""
+        piece = marshal.dumps((feedback.id, feedback.value, feedback.correction.strip()))
+        self._answers.append(digest(feedback.response_id))
+        self._times.append(microseconds(feedback.time))
+        self._ends.append(self._spill.append(piece) + len(piece))
+        self._sorted = None
+
+    def of(self, interaction: Interaction | PlainInteraction, delay: timedelta) -> Verdict | None:
+        """The verdict on an answer; later than `delay` after the end of the answer's day (UTC) nothing counts."""
+        return self.of_each([(Entry(interaction), interaction)], [digest(interaction.id)], delay)[0]
+
+    def of_each(self, records: Sequence[Recorded], digests: Sequence[int], delay: timedelta) -> list[Verdict | None]:
+        """The same of interactions, with the digests of their ids. Imported ones may bear several ids and verdicts of
+        their own; to one without a time no feedback is too late."""
+        self._sorted = self._sorted or self._in_order()
+        wanted, owners = list(digests), list(range(len(records)))
+        for index, (entry, _) in enumerate(records):
+            for id in entry.aliases:
+                wanted.append(digest(id))
+                owners.append(index)
+        answers = self._sorted[0]
+        first = np.searchsorted(answers, np.array(wanted, dtype=np.uint64), side="left")
+        last = np.searchsorted(answers, np.array(wanted, dtype=np.uint64), side="right")
+        found: list[_Dated | None] = [None] * len(records)
+        for place in np.flatnonzero(first < last).tolist():
+            index = owners[place]
+            entry, interaction = records[index]
+            until = microseconds(day_end(interaction.time) + delay) if entry.dated else None
+            found[index] = _later(found[index], self._latest(int(first[place]), int(last[place]), until))
+        for index, (entry, _) in enumerate(records):
+            for said in entry.verdicts:
+                verdict = Verdict(said.value, said.correction.strip(), said.time)
+                found[index] = _later(found[index], (microseconds(said.time), said.id, verdict))
+        return [None if one is None else one[2] for one in found]
+
+    def _in_order(self) -> tuple[Hashes, Indices, Indices]:
+        answers = np.array(self._answers, dtype=np.uint64)
+        times = np.array(self._times, dtype=np.int64)
+        order = np.lexsort((times, answers))
+        return answers[order], times[order], order
+
+    def _latest(self, first: int, last: int, until: int | None) -> _Dated | None:
+        """Of feedback on one answer, that from one place to another in the order of `_sorted`."""
+        assert self._sorted is not None
+        _, times, numbers = self._sorted
+        if until is not None and times[last - 1] >= until:
+            last = first + int(np.searchsorted(times[first:last], until))
+            if first == last:
+                return None
+        time = int(times[last - 1])
+        begin = last - 1 if last - first == 1 else first + int(np.searchsorted(times[first:last], time))
+        id, value, correction = max((self._said(int(n)) for n in numbers[begin:last]), key=lambda said: said[0])
+        return time, id, Verdict(value, correction, moment(time))
+
+    def _said(self, number: int) -> tuple[str, Literal["up", "down"], str]:
+        """Id, value and correction."""
+        said: tuple[str, Literal["up", "down"], str]
+        said = marshal.loads(self._spill.read(self._ends[number], self._ends[number + 1]))
+        return said
+
+
+def _later(one: _Dated | None, other: _Dated | None) -> _Dated | None:
+    if one is None or other is None:
+        return one or other
+    return max(one, other, key=lambda found: found[:2])
