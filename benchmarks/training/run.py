@@ -80,8 +80,10 @@ def main() -> int:
         for number in range(options.rounds):
             order = options.sides if number % 2 == 0 else options.sides[::-1]
             rounds.append({side: _measure(side, pythons[side], rows[:train], chunks, threads, model) for side in order})
+            answers = rounds[-1][options.sides[0]]["supervised"]
             for side in options.sides:
                 numbers = rounds[-1][side]
+                numbers["rate"] = answers / numbers["seconds"]
                 numbers["loss"] = _loss(loaded, numbers.pop("adapter"), aside)
                 print(f"{load}, round {number + 1}, {side}: {numbers}", flush=True)
         lengths = sorted(tokens(row) for row in rows[:train])
@@ -132,7 +134,6 @@ def _measure(
         if done.returncode:
             raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
         numbers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        numbers["rate"] = numbers["supervised"] / numbers["seconds"]
         from safetensors.torch import load_file
 
         return numbers | {"adapter": load_file(folder / "adapter" / "adapter_model.safetensors")}
@@ -200,8 +201,9 @@ _HEAD = """# Training beside LLaMA-Factory, transformers' Trainer and TRL
 `python benchmarks/training/run.py`. Median (lowest-highest) of the rounds, in which the sides take turns. SmolLM2-135M
 -Instruct, LoRA rank 8 on every linear layer, fp32, {threads} CPU threads, batch 8, learning rate 0.001, one epoch. The
 clock runs over the training loop; peak memory is the whole process's. LLaMA-Factory runs as the guide's YAML has it, so
-with gradient checkpointing, its default; TRL packs and does not checkpoint. Supervised tokens are those that the side
-itself learns (padding and prompts do not count).
+with gradient checkpointing, its default; TRL packs and does not checkpoint. Supervised tokens are those of the answers
+and of the marks that end them, the same for all sides: they train the same rows (LLaMA-Factory also learns the line
+break after each answer, which does not count).
 
 """
 _TAIL = """

@@ -63,7 +63,12 @@ def full_cycle(namespace: str) -> JSON:
             "bursts": {"maxShare": "0.5"},
         },
         curateJob=JOB,
-        training=JOB | {"hyperparameters": HYPERPARAMETERS, "checkpointInterval": "10m"},
+        training=JOB
+        | {
+            "hyperparameters": HYPERPARAMETERS,
+            "checkpointInterval": "10m",
+            "price": {"perGpuHour": "2.50", "currency": "EUR"},
+        },
         evaluation=EVALUATION | JOB,
         serving={
             "pod": POD,
@@ -221,6 +226,8 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      "a toleration with operator Equal needs a key"),
     ("three epochs", "ImprovementCycle", ("spec", "training", "hyperparameters"), {"epochs": 3},
      "epochs: more than 2 passes memorise"),
+    ("two recipes", "ImprovementCycle", ("spec", "training", "preset"), "small",
+     "a preset brings its own hyperparameters"),
     ("three epochs", "ModelVersion", ("spec", "training"), {"epochs": 3}, "epochs: more than 2 passes memorise"),
     ("no target", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],
      "no suite has role: target"),

@@ -1,5 +1,7 @@
 """promotion.mode Approval: what waits for a person, what their word has to say, what happens without it."""
 
+from decimal import Decimal
+
 import pytest
 from operator_stories import champion, run, serving
 from operator_world import World, curated, digest, evaluated, resource, trained, version_manifest
@@ -202,3 +204,35 @@ async def test_a_hand_applied_adapter_waits_at_the_canary_alone(fake_world: Worl
     assert (await said(world, "mine", ConditionType.RECONCILING))[0] == "AwaitingApproval"
     await approve(world, "mine", "canary", digest("b"))
     await champion(world, "mine")
+
+
+async def test_the_cost_of_a_training_is_said_before_a_person_lets_it_begin(fake_world: World) -> None:
+    world = fake_world
+    price = {"perGpuHour": "2.50", "currency": "EUR"}
+    await serving(world, training={"preset": "medium", "price": price}, **by_approval("Training"))
+    await world.annotate("run", "now")
+    await world.settle()
+    await world.finish("curate", curated(examples=100_000))
+    await world.settle()
+    training = (await world.version("assistant-1")).status.training
+    assert training is not None
+    assert training.estimate is not None
+    assert (training.estimate.gpus, training.estimate.currency) == (1, "EUR")
+    assert training.estimate.gpu_hours > 1
+    assert list(await world.jobs()) == ["assistant-1-curate-0"]
+    reason, message = await said(world, "assistant-1", ConditionType.RECONCILING)
+    assert reason == "AwaitingApproval"
+    assert (
+        f"before it is trained (about {training.estimate.gpu_hours} GPU-hours, {training.estimate.cost} EUR" in message
+    )
+
+    await approve(world, "assistant-1", "training", digest("d"))
+    await world.settle()
+    job = await world.raw.request("get", f"/apis/batch/v1/namespaces/{world.namespace}/jobs/assistant-1-train-0")
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    await world.finish("train", trained())
+    await world.settle()
+    after = (await world.version("assistant-1")).status.training
+    assert after is not None
+    assert (after.estimate, after.loss) == (training.estimate, Decimal("0.31"))

@@ -94,7 +94,8 @@ def curated(letter: str = "d", examples: int = 40) -> JSON:
         "stage": "curate",
         "outcome": "Succeeded",
         "reason": "Succeeded",
-        "dataset": numbers | {"successful": examples, "categories": 3, "examples": examples},
+        "dataset": numbers
+        | {"successful": examples, "categories": 3, "examples": examples, "characters": examples * 400},
     }
 
 

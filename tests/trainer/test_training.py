@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ratchet_api.training import Hyperparameters, Lora
 from ratchet_trainer.chat import Message, Row, prompt_ids, render
 from ratchet_trainer.errors import UserError
-from ratchet_trainer.loading import load_model
+from ratchet_trainer.loading import load_adapters, load_model
 from ratchet_trainer.train import precision
 from ratchet_trainer.train.attention import PACKED
 from ratchet_trainer.train.encode import Example, PrefixError, encode_row, encode_rows
@@ -240,15 +240,14 @@ SHAPES = {
 }  # fmt: skip
 
 
-def shaped(shape: dict[str, Any]) -> Any:
+def shaped(shape: dict[str, Any], **sizes: int) -> Any:
     """A random small model of an architecture, whose losses differ from token to token."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(1)
-    config = AutoConfig.for_model(
-        **shape, vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.2, pad_token_id=0,
-    )  # fmt: skip
+    usual = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2, "pad_token_id": 0}
+    config = AutoConfig.for_model(**usual | heads | shape | sizes)
     return AutoModelForCausalLM.from_config(config).eval().float()
 
 
@@ -336,6 +335,27 @@ def test_gradient_checkpointing_changes_no_number(tiny: Path, examples: list[Exa
     run(model, examples * 2, settings, Forward(CPU, packed=True), records.append)
     assert [r.loss for r in records] == pytest.approx([r.loss for r in plain], rel=1e-6)
     assert records[0].gradient_norm > 0
+
+
+def test_an_adapter_on_weights_in_four_bits(examples: list[Example], tmp_path: Path) -> None:
+    """QLoRA: the frozen linear layers are packed, the adapter learns, and fits the unpacked base."""
+    base = tmp_path / "base"  # wider than tiny: scales are kept for blocks of 64 weights
+    shaped({"model_type": "llama"}, hidden_size=64, intermediate_size=128).save_pretrained(base)
+    settings = hyper(epochs=2, micro_batch=4, accumulation=1, quantization="nf4")
+    model = add_lora(load_model(base, "base", CPU, torch.float32, "nf4"), settings)
+    projection = model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
+    assert projection.weight.dtype == torch.uint8
+    assert projection.weight.numel() == projection.in_features * projection.out_features // 2
+    assert packs_exactly(model, examples, CPU)
+    records: list[StepRecord] = []
+    torch.manual_seed(settings.seed)
+    run(model, examples * 8, settings, Forward(CPU, packed=True), records.append)
+    assert records[-1].loss < 0.7 * records[0].loss
+    _save(model, tmp_path / "adapter", "base")
+    unpacked = load_model(base, "base", CPU, torch.float32)
+    with load_adapters(unpacked, {"candidate": tmp_path / "adapter"})("candidate") as whole:
+        learnt = sum(alone(whole, example) for example in examples) / sum(example.targets for example in examples)
+    assert learnt < 0.8 * records[0].loss
 
 
 def test_precision_is_what_was_asked_for_or_clearly_faster(

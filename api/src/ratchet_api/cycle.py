@@ -15,10 +15,11 @@ from ratchet_api.conditions import Condition
 from ratchet_api.data import BaseModelRef, Curation, Sessions, Storage
 from ratchet_api.evaluation import Evaluation
 from ratchet_api.names import CYCLE_KIND, GROUP_VERSION
+from ratchet_api.presets import Training
 from ratchet_api.promotion import Promotion, Proposal
 from ratchet_api.rollout import Rollout
 from ratchet_api.serving import Serving
-from ratchet_api.training import StageJob, Training
+from ratchet_api.training import StageJob
 from ratchet_api.version import StageStatus
 
 
@@ -179,6 +180,8 @@ class DatasetNumbers(Observed):
     """Categories with at least one example."""
     examples: int = 0
     """Rows of the training set."""
+    characters: int = 0
+    """Length of all their text."""
     quarantined: int = 0
     """Lines that could not be read."""
     targets: DatasetTargets = Field(default_factory=DatasetTargets)

@@ -55,6 +55,9 @@ class Hyperparameters(Model):
     """Gradients are clipped to this norm."""
     precision: Precision = "auto"
     """auto takes bf16 where the hardware is fast at it (probed), else fp32."""
+    quantization: Literal["none", "nf4"] = "none"
+    """How the base model's frozen weights are held: nf4 packs them into 4 bits (QLoRA: Dettmers et al. 2023,
+    arXiv:2305.14314), a quarter of bf16's memory and slower; the adapter is trained and served as ever."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Trades time for memory; auto switches it on for GPU training only."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
@@ -85,13 +88,3 @@ class StageJob(Model):
     """Kueue's LocalQueue that the Job waits in: it is made suspended, and Kueue starts it when its quota has room. The
     time in the queue does not count against the deadline, and being preempted costs no attempt. Absent means that
     Kubernetes' scheduler takes it at once."""
-
-
-class Training(StageJob):
-    """The train stage: hyperparameters of a run's version, and its Job."""
-
-    hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
-    """What determines the weights."""
-    checkpoint_interval: Duration = timedelta(minutes=10)
-    """How often the state of the training is saved, at most a twentieth of the time; "0s": only when it has to give
-    way. A training that was killed goes on from there, and ends with the same bytes."""

@@ -76,8 +76,26 @@ class Artifacts(Observed):
     """The evaluation report with every case."""
 
 
+class TrainingEstimate(Observed):
+    """What a training will take, said before a GPU is asked for."""
+
+    gpus: int
+    """Number of GPUs that the Job asks for."""
+    gpu_hours: Signed
+    """Their time, in hours of one GPU."""
+    cost: Signed | None = None
+    """By `training.price`, if that is given."""
+    currency: str | None = None
+    """Of the cost, ISO 4217."""
+    basis: str
+    """What it was reckoned from."""
+
+
 class TrainingStatus(Observed):
     """Progress and result of the training."""
+
+    estimate: TrainingEstimate | None = None
+    """What it was expected to take; absent when nothing is known of the model's size or of earlier trainings."""
 
     examples: int | None = None
     """Rows of the training set."""
@@ -91,6 +109,8 @@ class TrainingStatus(Observed):
     """Supervised tokens trained per second."""
     eta_seconds: int | None = None
     """Seconds that remain, estimated."""
+    seconds: int | None = None
+    """What a finished training took, without loading the model and without interruptions."""
 
 
 class SliceResult(Observed):

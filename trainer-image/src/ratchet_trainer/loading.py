@@ -38,20 +38,25 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
     return checked
 
 
-def load_model(folder: Path, name: str, device: Any, dtype: Any) -> Any:
+def load_model(folder: Path, name: str, device: Any, dtype: Any, quantization: str = "none") -> Any:
     """The base model for causal language modelling, in evaluation mode. Never runs code from the folder.
 
-    Raises UserError when transformers cannot load it, OutOfMemory when it does not fit.
+    With `quantization` nf4 the weights of its linear layers are packed into 4 bits and unpacked to `dtype` for each
+    product. Raises UserError when transformers cannot load it, OutOfMemory when it does not fit.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    packed = {} if quantization == "none" else {"quantization_config": _nf4(dtype), "device_map": {"": device}}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
-            local_files_only=True,
+            local_files_only=True, **packed,
         )  # fmt: skip
-        model.to(device)
+        if packed:
+            _keep_trainable(model)
+        else:
+            model.to(device)
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"{name} does not fit into the memory of {device}: {_first_line(error)}") from None
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -64,6 +69,25 @@ def load_model(folder: Path, name: str, device: Any, dtype: Any) -> Any:
     )
     model.eval()
     return model
+
+
+def _nf4(dtype: Any) -> Any:
+    """Settings of QLoRA (Dettmers et al. 2023, arXiv:2305.14314): normal floats, their scales quantized as well."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _keep_trainable(model: Any) -> None:
+    """bitsandbytes lays packed weights out anew for inference, at the first pass in evaluation mode on a CPU that has
+    bf16 arithmetic, and has no gradient through that layout."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_adapters(model: Any, folders: Mapping[str, Path]) -> Callable[[str], AbstractContextManager[Any]]:
@@ -185,6 +209,8 @@ def quiet_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    # It would rather have its CPU kernel from another package.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # peft asks by the name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 

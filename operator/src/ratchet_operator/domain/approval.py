@@ -12,6 +12,7 @@ from ratchet_api.names import approval_annotation, approval_command
 from ratchet_api.promotion import Gate, Promotion
 from ratchet_api.reasons import Reason
 from ratchet_api.version import ModelVersion
+from ratchet_operator.domain import estimate
 from ratchet_operator.domain.phases import Remark
 
 
@@ -41,7 +42,10 @@ def awaited(promotion: Promotion, gate: Gate, version: ModelVersion, digest: str
     if given == digest:
         return None
     wrong = f"the approval names {given}, which is not what waits; " if given else ""
-    text = f"{name} waits for a person before {_WHAT[gate]}: {wrong}{approval_command(gate, name, digest)}"
+    seen = version.status.training
+    said = seen.estimate if gate == "Training" and seen is not None else None
+    cost = f" ({estimate.words(said)})" if said is not None else ""
+    text = f"{name} waits for a person before {_WHAT[gate]}{cost}: {wrong}{approval_command(gate, name, digest)}"
     return Awaited(Remark(Reason.AWAITING_APPROVAL, text), promotion.expiry)
 
 

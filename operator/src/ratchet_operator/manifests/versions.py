@@ -30,7 +30,7 @@ def of_run(cycle: ImprovementCycle, name: str, run: int, dataset: DatasetRef, pa
         parent=parent,
         base_model=cycle.spec.base_model,
         dataset=dataset,
-        training=cycle.spec.training.hyperparameters,
+        training=cycle.spec.training.recipe,
         evaluation=cycle.spec.evaluation.policy(),
     )
     return _version(cycle, name, spec)

@@ -172,7 +172,7 @@ def _trouble(pods: list[Pod], now: datetime) -> Remark | None:
 
 def request(ctx: Context, cycle: ImprovementCycle, version: ModelVersion, replicas: int | None) -> ArmRequest:
     """What the version's arm is made from. `replicas` is None when somebody else scales it."""
-    recipe = version.spec.training or cycle.spec.training.hyperparameters
+    recipe = version.spec.training or cycle.spec.training.recipe
     # A finished adapter's rank is only known to its file; vLLM needs an upper bound of it beforehand.
     rank = recipe.lora.rank if version.spec.dataset is not None else max(64, recipe.lora.rank)
     images = ctx.settings.images

@@ -22,7 +22,7 @@ from ratchet_api.version import (
     TrainingStatus,
 )
 from ratchet_operator.clients.events import Subject
-from ratchet_operator.domain import gate, pointer, proposal, retries, stages, versions
+from ratchet_operator.domain import estimate, gate, pointer, proposal, retries, stages, versions
 from ratchet_operator.domain.approval import Awaited, awaited
 from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditions, version_phase
 from ratchet_operator.errors import InvalidObject, Waiting
@@ -202,21 +202,33 @@ class VersionPass:
     async def _plan(self, cycle: ImprovementCycle, name: versions.Next, entry: StageStatus | None) -> None:
         if cycle.spec.suspend:
             raise Stop(waiting=Remark(Reason.SUSPENDED, f"the cycle is suspended: {name} starts when it is resumed"))
-        if entry is None and name == "train" and self._unapproved(cycle):
-            return
+        if entry is None and name == "train":
+            await self._estimate(cycle)
+            if self._unapproved(cycle):
+                return
         request = await self._request(cycle, name, entry.attempts if entry is not None else Attempts())
         missing = await jobs.missing(self.ctx.kube, cycle, request.suites)
         if missing is not None:
             raise Stop(stalled=missing)
         self._store(stages.planned(entry, name, request.name))
-        made_by = cycle.status.run
-        if made_by is not None and made_by.version == self.version.metadata.name and made_by.dataset is not None:
-            known = self.version.status.training or TrainingStatus()
-            self._update(training=known.model_copy(update={"examples": known.examples or made_by.dataset.examples}))
         self.request = request
         self.wake.append(self.ctx.settings.pace.training)
         reason = Reason.TRAINING if name == "train" else Reason.EVALUATING
         self.events.append((False, reason, f"{name} starts as Job {request.name}"))
+
+    async def _estimate(self, cycle: ImprovementCycle) -> None:
+        """What the training will cost, before anything is asked of the cluster or of a person."""
+        made_by, known = cycle.status.run, self.version.status.training or TrainingStatus()
+        if made_by is None or made_by.version != self.version.metadata.name or made_by.dataset is None:
+            return
+        if known.examples is not None:
+            return
+        meta = self.version.metadata
+        earlier = await self.ctx.kube.select(ModelVersion, meta.namespace, fields=f"spec.cycle={cycle.metadata.name}")
+        said = estimate.of(cycle.spec.training, made_by.dataset, earlier)
+        self._update(training=known.model_copy(update={"examples": made_by.dataset.examples, "estimate": said}))
+        if said is not None:
+            self.events.append((False, Reason.TRAINING, f"the training will take {estimate.words(said)}"))
 
     def _unapproved(self, cycle: ImprovementCycle) -> bool:
         """Whether a person has yet to let it be trained. When that takes too long, it failed: nothing was begun."""
@@ -251,7 +263,7 @@ class VersionPass:
         return Owner(VERSION_KIND, self.version.metadata.name, self.version.metadata.uid)
 
     def _hyperparameters(self, cycle: ImprovementCycle) -> Hyperparameters:
-        return self.version.spec.training or cycle.spec.training.hyperparameters
+        return self.version.spec.training or cycle.spec.training.recipe
 
     def _shrinkable(self, cycle: ImprovementCycle, name: versions.Next, attempts: Attempts) -> bool:
         times = attempts.out_of_memory + 1
@@ -271,7 +283,7 @@ class VersionPass:
             checkpoint_interval=cycle.spec.training.checkpoint_interval,
         )
         image = self.ctx.settings.images.trainer
-        return StageRequest(cycle, self._owner(), work, cycle.spec.training, image, cycle.spec.base_model)
+        return StageRequest(cycle, self._owner(), work, cycle.spec.training.job, image, cycle.spec.base_model)
 
     async def _evaluate(self, cycle: ImprovementCycle, attempts: Attempts) -> StageRequest:
         champion = await self._champion(cycle)
@@ -322,8 +334,10 @@ class VersionPass:
                 return
             artifacts = status.artifacts.model_copy(update={"adapter": report.artifact})
             training = report.training or status.training
-            if training is not None and training.examples is None and status.training is not None:
-                training = training.model_copy(update={"examples": status.training.examples})
+            if training is not None and status.training is not None:
+                before = status.training
+                said = {"examples": training.examples or before.examples, "estimate": before.estimate}
+                training = training.model_copy(update=said)
             self._update(artifacts=artifacts, training=training, provenance=provenance)
             self.events.append((False, Reason.SUCCEEDED, f"trained: {report.message or report.artifact.digest}"))
             return

@@ -229,6 +229,7 @@ def _publish(
     numbers = DatasetNumbers(
         uri=uri, digest=digest, interactions=curated.counts.interactions, successful=curated.successful,
         categories=len(rows.categories), examples=len(rows.rows), quarantined=curated.counts.quarantine.total,
+        characters=sum(len(message.content) for row in rows.rows for message in row.messages),
     )  # fmt: skip
     figures: dict[str, int | float | str] = {
         "interactions": numbers.interactions, "successful": numbers.successful, "categories": numbers.categories,

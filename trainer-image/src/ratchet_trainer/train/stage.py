@@ -9,6 +9,7 @@ being part of the artifact, because they carry times: the same recipe and seed g
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -104,7 +105,8 @@ def _train(
     tokenizer = load_tokenizer(base.path, name)
     # The master copy is fp32 on a CPU, where bf16 is only ever an autocast; a GPU holds frozen weights in bf16.
     wants_bf16 = on_gpu and hyper.precision != "fp32" and torch.cuda.is_bf16_supported(including_emulation=False)
-    model = load_model(base.path, name, device, torch.bfloat16 if wants_bf16 else torch.float32)
+    dtype = torch.bfloat16 if wants_bf16 else torch.float32
+    model = load_model(base.path, name, device, dtype, hyper.quantization)
     stops = stop_ids(tokenizer, model.generation_config)
     rows = read_rows(rows_file, f"{stage.dataset.uri}/{TRAIN}")
     encoded = encode.encode_rows(tokenizer, rows, stops, hyper.cutoff, name)
@@ -198,7 +200,7 @@ def _report(uri: str, manifest: Manifest) -> StageReport:
     status = TrainingStatus(
         examples=int(numbers["examples"]), step=int(numbers["steps"]), steps=int(numbers["steps"]),
         loss=Decimal(str(round(float(numbers["loss"]), 6))), tokens_per_second=int(numbers["tokensPerSecond"]),
-        eta_seconds=0,
+        eta_seconds=0, seconds=math.ceil(float(numbers["seconds"])),
     )  # fmt: skip
     return StageReport(
         stage="train",

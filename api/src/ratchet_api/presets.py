@@ -1,0 +1,118 @@
+"""The train stage in a cycle's spec, and what `training.preset` stands for.
+
+Room: api. Pure; touches nothing.
+
+Rates, dropout and batch are those of the QLoRA paper for these sizes (Dettmers et al. 2023, arXiv:2305.14314, table 9);
+the device is the smallest common one whose memory holds weights, activations and optimiser. Peak rates are dense bf16
+of NVIDIA's data sheets (A10: 125, A100: 312 TFLOPS).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, StringConstraints
+
+from ratchet_api.base import Duration, Model, Unsigned, rule, rules
+from ratchet_api.pods import Resources
+from ratchet_api.training import Hyperparameters, Lora, StageJob
+
+PresetName = Literal["small", "medium", "large"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a base model of a size is trained with."""
+
+    parameters: int
+    """Of the largest base model that it is meant for."""
+    device: str
+    """What it was chosen for."""
+    hyperparameters: Hyperparameters
+    resources: Resources
+    peak: float
+    """Of the device, in FLOP/s (dense bf16)."""
+    utilisation: float
+    """Share of the peak that is assumed to be reached; less where weights are unpacked from 4 bits all the time."""
+
+
+def _resources(cpu: str, memory: str) -> Resources:
+    return Resources(requests={"cpu": cpu, "memory": memory}, limits={"nvidia.com/gpu": "1"})
+
+
+PRESETS: Mapping[PresetName, Preset] = {
+    "small": Preset(
+        4_000_000_000, "one GPU with 24 GB",
+        Hyperparameters(
+            lora=Lora(rank=16, alpha=32, dropout=Decimal("0.1")), learning_rate=Decimal("0.0002"), micro_batch=4,
+            accumulation=4,
+        ),
+        _resources("4", "24Gi"), 125e12, 0.3,
+    ),
+    "medium": Preset(
+        8_000_000_000, "one GPU with 48 GB",
+        Hyperparameters(
+            lora=Lora(rank=16, alpha=32, dropout=Decimal("0.1")), learning_rate=Decimal("0.0002"), micro_batch=4,
+            accumulation=4,
+        ),
+        _resources("8", "48Gi"), 312e12, 0.3,
+    ),
+    "large": Preset(
+        70_000_000_000, "one GPU with 80 GB, weights in 4 bits",
+        Hyperparameters(
+            lora=Lora(rank=16, alpha=32, dropout=Decimal("0.05")), learning_rate=Decimal("0.0001"), micro_batch=1,
+            accumulation=16, quantization="nf4",
+        ),
+        _resources("8", "96Gi"), 312e12, 0.2,
+    ),
+}  # fmt: skip
+
+
+class Price(Model):
+    """What a GPU costs, for the estimate before a training."""
+
+    per_gpu_hour: Unsigned
+    """Price of one GPU for an hour, such as "2.50"."""
+    currency: Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")] = "USD"
+    """ISO 4217 code."""
+
+
+class Training(StageJob):
+    """The train stage: hyperparameters of a run's version, and its Job."""
+
+    preset: PresetName | None = None
+    """Settings and resources by the size of the base model: small to 4 billion parameters (one GPU with 24 GB), medium
+    to 8 (48 GB), large to 70 (80 GB, with the weights in 4 bits). `resources` that are written go before the preset's;
+    hyperparameters cannot be mixed with one. docs/evaluation.md lists what they are."""
+    price: Price | None = None
+    """What a GPU costs, so that status.training.estimate says money too."""
+    hyperparameters: Hyperparameters | None = None
+    """What determines the weights; absent means the preset's, or the defaults."""
+    checkpoint_interval: Duration = timedelta(minutes=10)
+    """How often the state of the training is saved, at most a twentieth of the time; "0s": only when it has to give
+    way. A training that was killed goes on from there, and ends with the same bytes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.preset) || !has(self.hyperparameters)",
+                "training: a preset brings its own hyperparameters; write either, or copy the preset's from "
+                "docs/evaluation.md into hyperparameters and change them there",
+            )
+        )
+    )
+
+    @property
+    def recipe(self) -> Hyperparameters:
+        """What a run's version is trained with."""
+        return self.hyperparameters or (PRESETS[self.preset].hyperparameters if self.preset else Hyperparameters())
+
+    @property
+    def job(self) -> StageJob:
+        """How the stage's Job runs."""
+        unsaid = not self.resources.requests and not self.resources.limits
+        if self.preset is None or not unsaid:
+            return self
+        return self.model_copy(update={"resources": PRESETS[self.preset].resources})

@@ -1,0 +1,77 @@
+"""What a training will take: by an earlier training of the same cycle, else by the preset's sizes.
+
+Room: operator/domain. Pure.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
+
+from ratchet_api.cycle import DatasetNumbers
+from ratchet_api.presets import PRESETS, Price, Training
+from ratchet_api.version import ModelVersion, TrainingEstimate
+
+CHARACTERS_PER_TOKEN = 4
+"""Usual for English text; other languages and code have fewer, so that they take longer than estimated."""
+FLOPS_PER_WEIGHT_AND_TOKEN = 6
+"""2 forward, 2 for the gradient of the activations (none for the frozen weights), 2 for the second forward pass of
+gradient checkpointing. Kaplan et al. 2020, arXiv:2001.08361, section 2.1, for the 2."""
+LOADED_BYTES_PER_SECOND = 500e6
+"""Assumed when the base model, two bytes a weight, is fetched and loaded."""
+
+
+def of(training: Training, dataset: DatasetNumbers, versions: Iterable[ModelVersion]) -> TrainingEstimate | None:
+    """The estimate for a training on `dataset`; None without a GPU, or when neither sizes nor an earlier training are
+    known. An earlier training counts when it had the same recipe; the time grows with the examples."""
+    gpus = _gpus(training)
+    if not gpus or not dataset.examples:
+        return None
+    measured = max((found for v in versions if (found := _measured(v, training)) is not None), default=None)
+    if measured is not None:
+        _, name, hours, examples = measured
+        basis = f"{name} trained {hours:.2f} hours on {examples} examples"
+        return _estimate(gpus, hours * dataset.examples / examples * gpus, training.price, basis)
+    if training.preset is None or not dataset.characters:
+        return None
+    preset = PRESETS[training.preset]
+    tokens = dataset.characters / CHARACTERS_PER_TOKEN * preset.hyperparameters.epochs
+    work = FLOPS_PER_WEIGHT_AND_TOKEN * preset.parameters * tokens / (preset.peak * preset.utilisation * gpus)
+    hours = (work + 2 * preset.parameters / LOADED_BYTES_PER_SECOND) / 3600
+    basis = f"preset {training.preset}: {preset.parameters / 1e9:.0f} billion weights, about {tokens:.0f} tokens"
+    return _estimate(gpus, hours * gpus, training.price, basis)
+
+
+def words(said: TrainingEstimate) -> str:
+    """`about 0.8 GPU-hours, 2.00 USD; preset small: ...`."""
+    cost = f", {said.cost} {said.currency}" if said.cost is not None else ""
+    return f"about {said.gpu_hours} GPU-hours{cost}; {said.basis}"
+
+
+def _gpus(training: Training) -> int:
+    """GPUs of the Job, whatever their vendor: `nvidia.com/gpu`, `amd.com/gpu`."""
+    resources = training.job.resources
+    amounts = resources.requests | resources.limits
+    return sum(int(amount) for name, amount in amounts.items() if name.endswith("/gpu") and amount.isdecimal())
+
+
+def _measured(version: ModelVersion, training: Training) -> tuple[datetime, str, float, int] | None:
+    """When it ended, name, hours and examples of a finished training with the same recipe."""
+    done = next((entry for entry in version.status.stages if entry.stage == "train"), None)
+    seen = version.status.training
+    if done is None or done.finished_at is None or seen is None or not seen.examples or not seen.seconds:
+        return None
+    if version.spec.training != training.recipe:
+        return None
+    return done.finished_at, version.metadata.name, seen.seconds / 3600, seen.examples
+
+
+def _estimate(gpus: int, gpu_hours: float, price: Price | None, basis: str) -> TrainingEstimate:
+    hours = _rounded(Decimal(gpu_hours))
+    cost = None if price is None else _rounded(Decimal(gpu_hours) * price.per_gpu_hour)
+    currency = None if price is None else price.currency
+    return TrainingEstimate(gpus=gpus, gpu_hours=hours, cost=cost, currency=currency, basis=basis)
+
+
+def _rounded(value: Decimal) -> Decimal:
+    """To the hundredth, and never to nothing."""
+    return max(Decimal("0.01"), value.quantize(Decimal("0.01"), ROUND_HALF_UP))
