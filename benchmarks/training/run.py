@@ -80,7 +80,7 @@ def main() -> int:
         for number in range(options.rounds):
             order = options.sides if number % 2 == 0 else options.sides[::-1]
             rounds.append({side: _measure(side, pythons[side], rows[:train], chunks, threads, model) for side in order})
-            answers = rounds[-1][options.sides[0]]["supervised"]
+            answers = rounds[-1]["ours"]["supervised"]
             for side in options.sides:
                 numbers = rounds[-1][side]
                 numbers["rate"] = answers / numbers["seconds"]
