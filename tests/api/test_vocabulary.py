@@ -203,8 +203,8 @@ def test_the_least_that_a_cycle_has_to_say() -> None:
     assert [step.weight for step in spec.rollout.steps] == [5, 25, 50, 100]
     assert (spec.rollout.failure_limit, spec.rollout.unknown_limit) == (2, 5)
     assert spec.rollout.bake == timedelta(minutes=30)
-    assert (spec.training.hyperparameters.lora.rank, spec.training.hyperparameters.lora.alpha) == (8, 16)
-    assert spec.training.hyperparameters.learning_rate == Decimal("0.00001")
+    assert (spec.training.recipe.lora.rank, spec.training.recipe.lora.alpha) == (8, 16)
+    assert spec.training.recipe.learning_rate == Decimal("0.00001")
     assert spec.trigger.min_examples == 20
     assert {c.name for c in spec.curation.categories} == {"security", "documentation", "deployment", "format", "error"}
 

@@ -96,7 +96,7 @@ def stage_request(of: ImprovementCycle, stage: str) -> StageRequest:
                 identity=StageIdentity(**who, version="assistant-1", attempt=2),
                 base_model=spec.base_model,
                 dataset=DATASET,
-                hyperparameters=spec.training.hyperparameters,
+                hyperparameters=spec.training.recipe,
             )
             return StageRequest(of, version, training, spec.training, TRAINER, spec.base_model)
         case _:
