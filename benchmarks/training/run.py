@@ -41,6 +41,10 @@ TARGETS = {"llamafactory": 2.0, "hf": 1.5, "trl": 1.5}
 """At least so many times their supervised tokens a second."""
 MEMORY = 0.7
 """At most this share of the Trainer's peak."""
+SHORT = {"micro": 8, "accumulation": 1, "pack": {"tokens": 512, "passes": 1}}
+SESSIONS = {"micro": 2, "accumulation": 4, "pack": {"tokens": 2048, "passes": 2}}
+"""Eight rows a step in both; eight padded sessions at once, with the logits of all their tokens, do not fit into 16 GiB.
+`pack`: how many tokens TRL packs together, and how many packs make a step."""
 SAME_LOSS = 0.05
 """Largest relative difference of the loss on unseen rows that is called the same, against the Trainer's."""
 
@@ -74,12 +78,12 @@ def main() -> int:
         ),
     }
     results = []
-    for load, (rows, train, chunks) in loads.items():
+    for load, (rows, train, batch) in loads.items():
         aside = encode_rows(tokenizer, _rows(rows[train:]), stops, 2048, "smollm2").examples
         rounds: list[dict[str, Any]] = []
         for number in range(options.rounds):
             order = options.sides if number % 2 == 0 else options.sides[::-1]
-            rounds.append({side: _measure(side, pythons[side], rows[:train], chunks, threads, model) for side in order})
+            rounds.append({side: _measure(side, pythons[side], rows[:train], batch, threads, model) for side in order})
             answers = rounds[-1]["ours"]["supervised"]
             for side in options.sides:
                 numbers = rounds[-1][side]
@@ -118,7 +122,7 @@ def _python(side: str) -> str:
 
 
 def _measure(
-    side: str, python: str, rows: list[material.Row], chunks: dict[str, int], threads: int, model: Path
+    side: str, python: str, rows: list[material.Row], batch: dict[str, Any], threads: int, model: Path
 ) -> dict[str, Any]:
     """Seconds, supervised tokens, peak MiB and the adapter's tensors of one training."""
     with tempfile.TemporaryDirectory() as place:
@@ -126,7 +130,7 @@ def _measure(
         material.write(folder / "rows.jsonl", rows)
         settings = {
             "model": str(model), "rows": str(folder / "rows.jsonl"), "out": str(folder / "adapter"), "rate": "0.001",
-            "micro": 8, "accumulation": 1, "pack": chunks, "threads": threads, "warmup": -(-len(rows) // 80),
+            "threads": threads, "warmup": -(-len(rows) // 80), **batch,
         }  # fmt: skip
         (folder / "settings.json").write_text(json.dumps(settings))
         command = [python, str(HERE / "side.py"), side, str(folder / "settings.json")]

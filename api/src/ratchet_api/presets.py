@@ -13,9 +13,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, StringConstraints
+from pydantic import ConfigDict, StringConstraints, WithJsonSchema
 
-from ratchet_api.base import Duration, Model, Unsigned, rule, rules
+from ratchet_api.base import Duration, Model, Unsigned, matches, rule, rules
 from ratchet_api.pods import Resources
 from ratchet_api.training import Hyperparameters, Lora, StageJob
 
@@ -70,13 +70,20 @@ PRESETS: Mapping[PresetName, Preset] = {
 }  # fmt: skip
 
 
+_CURRENCY = "^[A-Z]{3}$"
+
+
 class Price(Model):
     """What a GPU costs, for the estimate before a training."""
 
     per_gpu_hour: Unsigned
     """Price of one GPU for an hour, such as "2.50"."""
-    currency: Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")] = "USD"
-    """ISO 4217 code."""
+    currency: Annotated[
+        str,
+        StringConstraints(pattern=_CURRENCY),
+        WithJsonSchema(matches(_CURRENCY, 'write the ISO 4217 code of the currency, such as "EUR"', 3)),
+    ] = "USD"
+    """Of the price, ISO 4217."""
 
 
 class Training(StageJob):
