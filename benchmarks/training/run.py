@@ -43,8 +43,8 @@ MEMORY = 0.7
 """At most this share of the Trainer's peak."""
 SHORT = {"micro": 8, "accumulation": 1, "pack": {"tokens": 512, "passes": 1}}
 SESSIONS = {"micro": 2, "accumulation": 4, "pack": {"tokens": 2048, "passes": 2}}
-"""Eight rows a step in both; eight padded sessions at once, with the logits of all their tokens, do not fit into 16 GiB.
-`pack`: how many tokens TRL packs together, and how many packs make a step."""
+"""Eight rows a step in both; eight padded sessions at once, with the logits of all their tokens, do not fit into 16
+GiB. `pack`: how many tokens TRL packs together, and how many packs make a step."""
 SAME_LOSS = 0.05
 """Largest relative difference of the loss on unseen rows that is called the same, against the Trainer's."""
 
