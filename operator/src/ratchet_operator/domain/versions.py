@@ -93,7 +93,7 @@ def _reason(text: str) -> Reason:
 
 def standing(version: ModelVersion, cycle: ImprovementCycle) -> Standing:
     """Everything that is known of a version now."""
-    root, conditions = is_root(version), version.status.conditions
+    root = is_root(version)
     decision = own_decision(version, cycle.status)
     # A version that returns has more than one rollout: the cycle's word is the latest.
     outcome = decision.outcome if decision is not None else version.status.outcome
@@ -107,7 +107,7 @@ def standing(version: ModelVersion, cycle: ImprovementCycle) -> Standing:
     return Standing(
         root=root,
         trained=trained,
-        evaluated=remark(conditions, ConditionType.EVALUATED) if version.status.artifacts.report else None,
+        evaluated=_evaluated(version),
         gate=gate,
         accepted=accepted,
         rejected=rejected,
@@ -142,6 +142,11 @@ def _trained(version: ModelVersion, root: bool) -> Remark | None:
         return Remark(Reason.SUCCEEDED, f"came with a finished adapter, {version.spec.adapter.digest}")
     made = version.status.artifacts.adapter
     return None if made is None else Remark(Reason.SUCCEEDED, f"adapter {made.digest}")
+
+
+def _evaluated(version: ModelVersion) -> Remark | None:
+    made = version.status.artifacts.report
+    return None if made is None else Remark(Reason.SUCCEEDED, f"report {made.digest}")
 
 
 def _gate(version: ModelVersion, cycle: ImprovementCycleStatus, root: bool) -> tuple[Remark | None, bool | None]:
