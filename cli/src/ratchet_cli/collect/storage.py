@@ -80,18 +80,22 @@ class Bucket:
 
     def _s3(self) -> Any:
         if self._client is None:
-            import boto3
-            from botocore.config import Config
-
-            endpoint = self._endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-            config = Config(
-                retries={"max_attempts": 3, "mode": "standard"}, connect_timeout=10, read_timeout=60,
-                s3={"addressing_style": "path" if endpoint else "auto"},
-            )  # fmt: skip
-            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-            session = boto3.session.Session(region_name=region)
-            self._client = session.client("s3", endpoint_url=endpoint, config=config)
+            self._client = client(self._endpoint)
         return self._client
+
+
+def client(endpoint: str | None, region: str | None = None) -> Any:
+    """An S3 client with the credentials of the environment; what is not given is the environment's too."""
+    import boto3
+    from botocore.config import Config
+
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config = Config(
+        retries={"max_attempts": 3, "mode": "standard"}, connect_timeout=10, read_timeout=60,
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )  # fmt: skip
+    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return boto3.session.Session(region_name=region).client("s3", endpoint_url=endpoint, config=config)
 
 
 def destination(out: str | os.PathLike[str], spool: Path | None = None, endpoint: str | None = None) -> Destination:

@@ -137,6 +137,17 @@ def _looking(add: Callable[..., argparse.ArgumentParser]) -> None:
         examples="lineage assistant-7\nlineage assistant-7 -o json", named="VERSION",
     )  # fmt: skip
     parser.add_argument("-o", "--output", choices=("json", "yaml"), help="form of the answer")
+    parser = add(
+        "tensorboard", "curves:tensorboard", "show the curves of trainings: loss, rate, gradient, speed",
+        "The event files lie beside the adapter in the cycle's storage, which is read with the credentials\n"
+        "of the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...). Several versions are drawn over each other.",
+        "tensorboard assistant-7\ntensorboard assistant-6 assistant-7 --port 6007\n"
+        "tensorboard assistant-7 --out curves",
+    )  # fmt: skip
+    parser.add_argument("names", nargs="+", metavar="VERSION", help="names of versions of one cycle")
+    parser.add_argument("--port", type=int, default=6006, help="port of TensorBoard on this machine (6006)")
+    parser.add_argument("--endpoint", help="storage's address as seen from here (the one of the cycle's spec)")
+    parser.add_argument("--out", metavar="DIR", help="only put the event files there, a folder for each version")
 
 
 def _acting(add: Callable[..., argparse.ArgumentParser]) -> None:
