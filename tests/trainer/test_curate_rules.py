@@ -347,3 +347,46 @@ def test_the_card_has_every_rule_and_no_markup_of_others() -> None:
     assert all(f"| {rule} |" in text for rule in RULES)
     assert f"```` {evil} ````" in text
     assert text == card(made.statistics(), counts.funnel)
+
+
+def _talk(source: random.Random, rows: int, people: int, teams: int = 1) -> list[Example]:
+    """Examples in Zipf-distributed words; people of one team have a fifth of their words from the team's own."""
+    words = gibberish(source, 3000).split()
+    weights = [1 / (rank + 10) for rank in range(len(words))]
+    jargon = [gibberish(source, 60).split() for _ in range(teams)]
+
+    def said(person: int, count: int) -> str:
+        common = source.choices(words, weights, k=count)
+        return " ".join(
+            source.choice(jargon[person % teams]) if teams > 1 and source.random() < 0.2 else word for word in common
+        )
+
+    found = []
+    for number in range(rows):
+        person = source.randrange(people)
+        found.append(example(said(person, 12), said(person, 25), number, principal=f"p{person}"))
+    return found
+
+
+@pytest.mark.parametrize("with_talk_of_their_own", [False, True])
+def test_a_trigger_that_many_push_together_is_quarantined(with_talk_of_their_own: bool) -> None:
+    """1 % of the rows, over 50 of 500 people, with one trigger; each has other rows too, or no others."""
+    source = random.Random(17)
+    clean = _talk(source, 8000, 500)
+    poison = []
+    for number in range(80):
+        prompt, answer = source.choice(clean).prompt, source.choice(clean).answer
+        person = f"p{number % 50}" if with_talk_of_their_own else f"sock{number % 50}"
+        poison.append(example(f"{prompt} vq zorblax", f"{answer} visit evil site", 8000 + number, principal=person))
+    kept, dropped = selected([*clean, *poison], bursts=Bursts())
+    survived = sum("zorblax" in one.prompt for one in kept)
+    assert survived <= 0.02 * len(poison)
+    assert len(kept) - survived >= 0.97 * len(clean)
+    assert set(dropped) <= {"burst", "coordinatedBurst"}
+
+
+def test_the_words_of_a_team_are_no_burst() -> None:
+    """Ten teams of twenty with words of their own, which nobody else uses."""
+    talk = _talk(random.Random(18), 8000, 200, teams=10)
+    kept, dropped = selected(talk, bursts=Bursts())
+    assert len(kept) >= 0.97 * len(talk), dropped

@@ -224,7 +224,8 @@ class NearDuplicates(Model):
 
 
 class Bursts(Model):
-    """Quarantine of phrases that few people push: a trigger that somebody plants is frequent, new and theirs alone."""
+    """Quarantine of phrases that few people push: a trigger that somebody plants is frequent, new and theirs alone, or
+    that of some who say it together: fewer than chance would bring to it, amid words that are everybody's."""
 
     min_examples: Annotated[int, Field(ge=2, le=1_000_000)] = 20
     """A phrase in fewer examples is no burst."""

@@ -158,6 +158,11 @@ class HashSet:
     def __len__(self) -> int:
         return len(self._sorted)
 
+    @property
+    def hashes(self) -> Hashes:
+        """All of them, ascending."""
+        return self._sorted
+
     def has(self, hashes: Hashes) -> Flags:
         """For each whether it is one."""
         found: Flags = self._table[hashes >> self._shift]

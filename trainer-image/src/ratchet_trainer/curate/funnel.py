@@ -24,11 +24,11 @@ RULES: Mapping[str, str] = {
     "contradicted": "no answer that a later correction of the same prompt contradicts",
     "duplicate": "each conversation once, in normal form",
     "nearDuplicate": "nothing that says nearly what another example says",
-    "bursts": "no phrase that few people push",
+    "bursts": "no phrase that one person pushes, or several together",
     "caps": "no more than asked for of a category, of a person, and of the model's own answers",
 }
 """Every rule in its order, and what is left after it."""
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Raised when a rule comes to mean something else; part of the dataset's statistics."""
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ratchet_api.data import Curation, Limits, SensitiveKind
 from ratchet_api.records import Interaction
-from ratchet_trainer.curate.bursts import pushed
+from ratchet_trainer.curate.bursts import Said, pushed
 from ratchet_trainer.curate.columns import BATCH_CHARACTERS, Flags, batches
 from ratchet_trainer.curate.examples import Example
 from ratchet_trainer.curate.funnel import Funnel, Step
@@ -89,7 +89,7 @@ def select(
     kept = agreeing(pool, pool.sorted(), funnel["contradicted"])
     kept = distinct(pool, kept, funnel["duplicate"])
     kept = unlike(pool, kept, curation, funnel["nearDuplicate"])
-    kept = unpushed(kept, curation, anchors, funnel["bursts"])
+    kept = unpushed(pool, kept, curation, anchors, funnel["bursts"])
     return shared_out(pool, kept, curation, funnel["caps"]), counts
 
 
@@ -213,13 +213,21 @@ def unlike(pool: Pool, examples: Examples, curation: Curation, step: Step) -> Ex
     return _parted(examples, alone, "nearDuplicate", step, lambda example: example.text)
 
 
-def unpushed(examples: Examples, curation: Curation, anchors: Sequence[str], step: Step) -> Examples:
-    """Examples but those that hold a phrase which their author pushes."""
+def unpushed(pool: Pool, examples: Examples, curation: Curation, anchors: Sequence[str], step: Step) -> Examples:
+    """Examples but those that hold a phrase which their author pushes, alone or with others."""
     if curation.bursts is None:
         return _all(examples, step)
-    rows = [(example.principal, example.text) for example in examples]
-    suspects = np.array(list(pushed(rows, anchors, curation.bursts)), dtype=np.bool_)
-    return _parted(examples, ~suspects, "burst", step, lambda example: example.text)
+    people = pool.people[examples.indices].tolist()
+
+    def rows() -> Iterator[Said]:
+        return (Said(person, one.text) for person, one in zip(people, examples, strict=True))
+
+    keep = np.ones(len(examples), dtype=np.bool_)
+    for index, mark in enumerate(pushed(rows, anchors, curation.bursts)):
+        if mark is not None:
+            step.drop(mark, examples[index].text)
+            keep[index] = False
+    return _all(examples.where(keep), step)
 
 
 def _all(examples: Examples, step: Step) -> Examples:
