@@ -2,6 +2,7 @@
 
 import json
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,37 @@ def test_a_manifest_cannot_reach_outside_its_folder(folder: Path, name: str) -> 
 def test_a_manifest_that_is_none(data: bytes) -> None:
     with pytest.raises(DataError, match="is no manifest"):
         parse_manifest(data, "s3://x", "dataset")
+
+
+class _Unconditional(BaseHTTPRequestHandler):
+    """A server that has PutObject, but not on conditions."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        refused = "If-None-Match" in self.headers
+        body = b"<Error><Code>NotImplemented</Code><Message>no such header</Message></Error>" if refused else b""
+        self.send_response(501 if refused else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+def test_a_server_without_conditional_writes_is_refused_by_name(bucket: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Unconditional) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            endpoint = f"http://127.0.0.1:{server.server_port}"
+            store, place = Store(endpoint, "us-east-1"), Location(bucket, "manifest.json")
+            assert store.put(place, b"{}")
+            with pytest.raises(UserError, match=f"the server at {endpoint} refuses conditional writes"):
+                store.put(place, b"{}", only_if_absent=True)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_listing(store: Store, bucket: str) -> None:

@@ -38,6 +38,7 @@ _FORBIDDEN = {
     "ExpiredToken", "InvalidToken", "AuthorizationHeaderMalformed",
 }  # fmt: skip
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
+_UNKNOWN = {"NotImplemented", "501"}
 _TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 Input = Literal["model", "dataset", "adapter", "checkpoint"]
@@ -121,7 +122,8 @@ class Store:
                 raise
 
     def put(self, location: Location, data: bytes, only_if_absent: bool = False) -> bool:
-        """Writes an object; False when it is there already and `only_if_absent` was asked for."""
+        """Writes an object; False when it is there already and `only_if_absent` was asked for. Raises UserError for
+        a server that has no such condition."""
         condition = {"IfNoneMatch": "*"} if only_if_absent else {}
         with self._errors(location):
             try:
@@ -129,6 +131,11 @@ class Store:
             except ClientError as error:
                 if only_if_absent and _code(error) in _TAKEN:
                     return False
+                if only_if_absent and _code(error) in _UNKNOWN:
+                    raise UserError(
+                        f"storage: the server at {self._endpoint or 'AWS'} refuses conditional writes (PutObject with "
+                        "If-None-Match), which keep two writers apart: use a version that has them, or another server"
+                    ) from None
                 raise
         return True
 
