@@ -51,6 +51,21 @@ async def forward(world: World) -> None:
     await champion(world, "assistant-1")
 
 
+def with_holdout() -> JSON:
+    """An evaluation with a suite that is opened last."""
+    evaluation: JSON = cycle_manifest("")["spec"]["evaluation"]
+    return evaluation | {"suites": [*evaluation["suites"], evaluation["suites"][0] | {"name": "vault", "sealed": True}]}
+
+
+async def unsealed(world: World) -> None:
+    """A version passes the open suites, then the sealed one, and becomes champion."""
+    await serving(world, evaluation=with_holdout())
+    await run(world)
+    await world.settle()
+    await world.finish("evaluate", evaluated(name="vault", asks="0123456789ab"))
+    await champion(world, "assistant-1")
+
+
 async def back(world: World) -> None:
     """A hand-applied version that passes its gate and does harm."""
     await serving(world)

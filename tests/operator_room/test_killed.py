@@ -29,6 +29,7 @@ from operator_stories import (
     tested_nothing,
     tested_worse,
     there_and_back,
+    unsealed,
 )
 from operator_world import Killed, World
 
@@ -49,6 +50,7 @@ STORIES = [
     tested_worse,
     tested_nothing,
     proposed,
+    unsealed,
 ]
 
 

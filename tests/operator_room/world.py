@@ -110,18 +110,21 @@ def trained(letter: str = "e") -> JSON:
     }
 
 
-def evaluated(better: int = 30, worse: int = 0, cases: int = 100) -> JSON:
+def evaluated(
+    better: int = 30, worse: int = 0, cases: int = 100, name: str = "house", p: str = "0.001", asks: str = "a1b2c3d4e5f6"
+) -> JSON:
     """Report of an evaluate stage: of `cases`, the candidate alone passes `better`, the champion alone `worse`."""
     difference = (Decimal(better) - Decimal(worse)) / Decimal(cases)
     suite = {
-        "name": "house",
+        "name": name,
         "role": "target",
+        "digest": asks,
         "cases": cases,
         "champion": str(Decimal(worse) / Decimal(cases)),
         "candidate": str(Decimal(better) / Decimal(cases)),
         "difference": str(difference),
         "lowerBound": str(difference - Decimal("0.08")),
-        "pValue": "0.001" if better > worse else "0.9",
+        "pValue": p if better > worse else "0.9",
         "better": better,
         "worse": worse,
     }

@@ -168,8 +168,8 @@ def test_results_are_the_statistics_rounded() -> None:
 
 
 def test_the_largest_report_fits(identity: Identity) -> None:
-    """Twelve suites with the longest names, and the longest places that a bucket and a version may have."""
-    names = [f"{index:02d}-" + "n" * 60 for index in range(12)]
+    """Ten suites with the longest names, and the longest places that a bucket and a version may have."""
+    names = [f"{index:02d}-" + "n" * 60 for index in range(10)]
     (one,) = suite_results([asked(17)])
     results = [one.model_copy(update={"name": name, "cases": 100_000}) for name in names]
     worst = SliceResult(name="n" * 32, cases=99_999, difference=Decimal("-0.123456"), upper_bound=Decimal("-0.123456"))

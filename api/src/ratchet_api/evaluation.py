@@ -48,13 +48,16 @@ class Suite(Model):
     """Slices with fewer cases are reported and decide nothing."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
     """Longest answer in tokens."""
+    sealed: bool = False
+    """A hold-out: asked only of a version that has passed all other suites and is about to be promoted, in a Job of its
+    own. Only its numbers leave that Job, so that nobody tunes towards its cases."""
 
 
 class EvaluationPolicy(Model):
     """What a version has to prove; part of a version's immutable recipe."""
 
-    suites: list[Suite] = Field(min_length=1, max_length=12)
-    """The suites; at least one target. Twelve at most: their results have to fit into a termination message."""
+    suites: list[Suite] = Field(min_length=1, max_length=10)
+    """The suites; at least one target. Ten at most: their results have to fit into a termination message."""
     min_improvement: Fraction = Decimal("0.01")
     """Smallest gain of the target score, champion to candidate, that is worth a rollout."""
     confidence: Fraction = Decimal("0.95")
@@ -63,8 +66,9 @@ class EvaluationPolicy(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.suites.exists(s, s.role == 'target')",
-                "evaluation.suites: no suite has role: target, so nothing could be proven better; add one",
+                "self.suites.exists(s, s.role == 'target' && (!has(s.sealed) || !s.sealed))",
+                "evaluation.suites: no suite has role: target without being sealed, so nothing could be proven better; "
+                "add one",
             ),
             rule(
                 "self.suites.all(s, self.suites.exists_one(t, t.name == s.name))",
@@ -76,6 +80,12 @@ class EvaluationPolicy(Model):
             ),
         )
     )
+
+
+    def part(self, sealed: bool) -> "EvaluationPolicy | None":
+        """The same policy for the sealed suites only, or for the others; None when there are none."""
+        suites = [suite for suite in self.suites if suite.sealed is sealed]
+        return self.model_copy(update={"suites": suites}) if suites else None
 
 
 class Evaluation(StageJob, EvaluationPolicy):

@@ -147,7 +147,7 @@ class StageReport(Observed):
         """
         for length in (len(self.message), 1024, 256, 0):
             short = self.model_copy(update={"message": self.message[:length]})
-            data = short.model_dump_json(by_alias=True, exclude_none=True).encode()
+            data = short.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True).encode()
             if len(data) <= MAX_REPORT_BYTES:
                 return data
         raise ValueError(f"a stage report of {len(data)} bytes is over the limit of {MAX_REPORT_BYTES}")

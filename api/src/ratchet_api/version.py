@@ -74,6 +74,8 @@ class Artifacts(Observed):
     """The LoRA adapter."""
     report: Artifact | None = None
     """The evaluation report with every case."""
+    sealed_report: Artifact | None = None
+    """The report of the sealed suites: numbers only."""
 
 
 class TrainingEstimate(Observed):
@@ -149,6 +151,8 @@ class SuiteResult(Observed):
     """Cases that only the candidate passes."""
     worse: int
     """Cases that only the champion passes."""
+    digest: str | None = None
+    """What a target asks, in 12 hexadecimal digits: the same cases have the same, whatever their order and ids."""
     lost_slices: list[SliceResult] = Field(default_factory=list, max_length=4)
     """Slices with enough cases that are proven to have lost, the worst ones; the report has them all."""
 
@@ -164,6 +168,23 @@ class EvaluationStatus(Observed):
     """For people: the target's gain in points, with p."""
     guardrail: str = ""
     """For people: the guardrails' change in points, with ok or veto."""
+    unsealed: bool = False
+    """It passed all other suites, and the sealed ones are open to it."""
+
+
+class Look(Observed):
+    """That the cases of a target suite were used up a little: every version that is judged by them costs error rate."""
+
+    suite: str
+    """Name of the suite."""
+    digest: str
+    """What it asked, as in the suite's result."""
+    number: int
+    """How many versions of the cycle were judged by the same cases so far, this one included."""
+    alpha: Signed
+    """Error rate that was left for this one: the p value has to be below it."""
+    proven: bool
+    """Whether it was. The rate of a proof is given back to the next look."""
 
 
 class Attempts(Observed):
@@ -180,11 +201,13 @@ class Attempts(Observed):
 
     repeated: int = 0
     """Evaluations done again because another champion served by the time of the rollout; free."""
+    unsealed: int = 0
+    """Evaluations that went on with the sealed suites; free."""
 
     @property
     def total(self) -> int:
         """Number of the attempt that runs now, from 0; part of the Job's name."""
-        return self.infrastructure + self.out_of_memory + self.preempted + self.missing + self.repeated
+        return self.infrastructure + self.out_of_memory + self.preempted + self.missing + self.repeated + self.unsealed
 
 
 class StageStatus(Observed):
@@ -246,6 +269,8 @@ class ModelVersionStatus(Observed):
     """Progress and result of the training."""
     evaluation: EvaluationStatus | None = None
     """Result of the evaluation."""
+    looks: list[Look] = Field(default_factory=list, max_length=12)
+    """What its evaluations spent of the target suites' error rate; later versions reckon from it."""
     artifacts: Artifacts = Field(default_factory=Artifacts)
     """What the stages made."""
     stages: Annotated[

@@ -4,10 +4,11 @@ Room: operator/domain. Pure.
 
 All targets must be proven and all guardrails and safety suites must hold, each at the policy's confidence. Because
 every one of them has to pass, the chance of a wrong acceptance does not grow with their number (intersection-union
-test: Berger 1982, doi:10.1080/00401706.1982.10487790), so nothing is corrected for multiplicity.
+test: Berger 1982, doi:10.1080/00401706.1982.10487790), so nothing is corrected for the number of suites. It is for the
+number of versions: `spending` says what error rate a target's cases have left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -15,6 +16,7 @@ from ratchet_api.evaluation import EvaluationPolicy, Suite
 from ratchet_api.power import cases_needed, discordant_share
 from ratchet_api.reasons import Reason
 from ratchet_api.version import SliceResult, SuiteResult, points
+from ratchet_operator.domain.spending import Level, proven
 
 _ROUNDING = Decimal("0.002")
 """Difference between reported figures that rounding explains."""
@@ -42,9 +44,12 @@ class _Finding:
 _GRAVITY = (Reason.SAFETY_LOST, Reason.GUARDRAIL_LOST, Reason.SLICE_LOST, Reason.NOT_BETTER, Reason.UNDERPOWERED)
 
 
-def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDecision:
+def decide(
+    policy: EvaluationPolicy, results: Sequence[SuiteResult], levels: Mapping[str, Level] | None = None
+) -> GateDecision:
     """Accept when every target is proven better, no guardrail or safety suite lost, and no slice of any suite fell.
 
+    `levels`: by name, the error rates that targets have left; one without has the policy's.
     A report that is incomplete, contradicts itself or holds anything but finite numbers is a DataError.
     """
     if not any(suite.role == "target" for suite in policy.suites):
@@ -53,7 +58,10 @@ def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDeci
     if (trouble := _trouble(policy, results)) is not None:
         return GateDecision(False, Reason.DATA_ERROR, f"the evaluation report cannot be used: {trouble}", "", "")
     by_name = {result.name: result for result in results}
-    judged = [(suite, by_name[suite.name], _judge(policy, suite, by_name[suite.name])) for suite in policy.suites]
+    judged = [
+        (suite, by_name[suite.name], _judge(policy, suite, by_name[suite.name], (levels or {}).get(suite.name)))
+        for suite in policy.suites
+    ]
     target = _column([(r, f"{points(r.difference)} (p {_p(r.p_value)})") for s, r, _ in judged if s.role == "target"])
     guardrail = _column(
         [
@@ -69,12 +77,14 @@ def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDeci
     return GateDecision(not against, reason, message, target, guardrail)
 
 
-def _judge(policy: EvaluationPolicy, suite: Suite, result: SuiteResult) -> _Finding:
+def _judge(policy: EvaluationPolicy, suite: Suite, result: SuiteResult, level: Level | None) -> _Finding:
     gain, at_least = points(result.difference), points(result.lower_bound)
     measured = f"{suite.name} {gain} points (at least {at_least}, n {result.cases}"
     match suite.role:
         case "target":
-            return _target(policy, result, f"{measured}, p {_p(result.p_value)})")
+            level = level or Level(1, 1 - policy.confidence)
+            looked = f", look {level.number} at these cases: p below {_p(level.alpha)}" if level.number > 1 else ""
+            return _target(policy, result, level, f"{measured}, p {_p(result.p_value)}{looked})")
         case "guardrail":
             limit = f"limit {points(-suite.margin)}"
             if result.lower_bound > -suite.margin:
@@ -87,10 +97,10 @@ def _judge(policy: EvaluationPolicy, suite: Suite, result: SuiteResult) -> _Find
             return _Finding(Reason.SAFETY_LOST, message)
 
 
-def _target(policy: EvaluationPolicy, result: SuiteResult, measured: str) -> _Finding:
+def _target(policy: EvaluationPolicy, result: SuiteResult, level: Level, measured: str) -> _Finding:
     asked = policy.min_improvement
     wanted = f"minImprovement {points(asked)}"
-    if result.lower_bound > 0:
+    if proven(result, level):
         if result.difference >= asked:
             return _Finding(None, f"{measured}, {wanted}")
         return _Finding(Reason.NOT_BETTER, f"{measured} is better, but by less than {wanted}")
@@ -100,9 +110,10 @@ def _target(policy: EvaluationPolicy, result: SuiteResult, measured: str) -> _Fi
     if seen == 0 or at_best < seen:
         return _Finding(Reason.NOT_BETTER, f"{measured} is not better, {wanted}")
     discordant = discordant_share(result.better, result.worse, result.cases)
-    needed = cases_needed(float(seen), discordant, float(policy.confidence))
+    needed = cases_needed(float(seen), discordant, 1 - float(level.alpha))
     if result.cases >= needed:
-        return _Finding(Reason.NOT_BETTER, f"{measured} is not proven better, {wanted}")
+        fresh = "; fresh cases have the whole error rate again" if level.number > 1 else ""
+        return _Finding(Reason.NOT_BETTER, f"{measured} is not proven better, {wanted}{fresh}")
     return _Finding(
         Reason.UNDERPOWERED,
         f"{measured} is not proven better, {wanted}: {result.cases} cases are too few to see {points(seen)} points, "

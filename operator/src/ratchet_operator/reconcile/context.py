@@ -3,6 +3,7 @@
 Room: operator, reconcile.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,6 +76,8 @@ class Context:
     after the status was written, and said in the next pass."""
     said: dict[str, frozenset[Announcement]] = field(default_factory=dict)
     """Recent announcements that this process has posted, by the object's uid: forgotten, they are posted again."""
+    judging: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from reading what the versions spent of a suite's error rate until that one more has is written."""
     asked: dict[str, datetime] = field(default_factory=dict)
     """When live progress was last asked for, by uid: a brake only, forgotten without loss."""
 

@@ -3,12 +3,14 @@
 Room: operator, reconcile. The only writer of a version's status.
 """
 
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
 
 from ratchet_api.conditions import find, merged
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.data import AdapterRef
+from ratchet_api.evaluation import EvaluationPolicy
 from ratchet_api.names import VERSION_KIND
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.stage import EvaluateInput, StageIdentity, StageReport, TrainInput
@@ -22,7 +24,7 @@ from ratchet_api.version import (
     TrainingStatus,
 )
 from ratchet_operator.clients.events import Subject
-from ratchet_operator.domain import estimate, gate, pointer, proposal, retries, stages, versions
+from ratchet_operator.domain import estimate, gate, pointer, proposal, retries, spending, stages, versions
 from ratchet_operator.domain.approval import Awaited, awaited
 from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditions, version_phase
 from ratchet_operator.errors import InvalidObject, Waiting
@@ -82,16 +84,18 @@ class VersionPass:
         self.wake: list[datetime | float | None] = []
         self.events: list[tuple[bool, Reason, str]] = []
         self.request: StageRequest | None = None
+        self._judging = AsyncExitStack()
 
     async def run(self) -> float | None:
         """Observe and decide, write, act."""
-        try:
-            await self._decide()
-        except Stop as stop:
-            self.stalled, self.waiting = stop.stalled, stop.waiting
-        self.stalled = self.ctx.refused.get(self.version.metadata.uid) or self.stalled
-        self._summarise()
-        await self._write()
+        async with self._judging:
+            try:
+                await self._decide()
+            except Stop as stop:
+                self.stalled, self.waiting = stop.stalled, stop.waiting
+            self.stalled = self.ctx.refused.get(self.version.metadata.uid) or self.stalled
+            self._summarise()
+            await self._write()
         meta = self.version.metadata
         self.ctx.metrics.stall(VERSION_KIND, meta.namespace, meta.name, self.stalled is not None)
         acts = Acts()
@@ -171,7 +175,7 @@ class VersionPass:
         if move.failed is not None:
             self.events.append((True, move.failed.reason, f"{name} failed: {move.failed.message}"))
         if move.done is not None:
-            self._done(cycle, name, move.done)
+            await self._done(cycle, name, move.done)
         elif move.status.job is not None and move.status.finished_at is None:
             self.wake.append(self.ctx.settings.pace.training)
             if seen is None:
@@ -194,7 +198,8 @@ class VersionPass:
         before = self.version.status.evaluation
         attempts = done.attempts.model_copy(update={"repeated": done.attempts.repeated + 1})
         entry = StageStatus(stage="evaluate", attempts=attempts)
-        self._update(evaluation=None)
+        artifacts = self.version.status.artifacts.model_copy(update={"sealed_report": None})
+        self._update(evaluation=None, artifacts=artifacts)
         self._store(entry)
         text = f"proven against {before.champion if before else '?'}, which serves no more: it is evaluated again"
         self.events.append((False, Reason.PENDING, text))
@@ -207,7 +212,8 @@ class VersionPass:
             if self._unapproved(cycle):
                 return
         request = await self._request(cycle, name, entry.attempts if entry is not None else Attempts())
-        missing = await jobs.missing(self.ctx.kube, cycle, request.suites)
+        # Also before a training: a version that nothing could judge is not worth one.
+        missing = await jobs.missing(self.ctx.kube, cycle, self._policy(cycle).suites)
         if missing is not None:
             raise Stop(stalled=missing)
         self._store(stages.planned(entry, name, request.name))
@@ -287,7 +293,8 @@ class VersionPass:
 
     async def _evaluate(self, cycle: ImprovementCycle, attempts: Attempts) -> StageRequest:
         champion = await self._champion(cycle)
-        policy = self.version.spec.evaluation or cycle.spec.evaluation.policy()
+        policy = self._policy(cycle)
+        policy = policy.part(sealed=self._unsealed()) or policy
         batch = cycle.spec.evaluation.batch_size
         work = EvaluateInput(
             identity=self._identity(cycle, attempts),
@@ -323,7 +330,7 @@ class VersionPass:
 
     # What a stage brought
 
-    def _done(self, cycle: ImprovementCycle, name: versions.Next, report: StageReport) -> None:
+    async def _done(self, cycle: ImprovementCycle, name: versions.Next, report: StageReport) -> None:
         status = self.version.status
         provenance = report.provenance or status.provenance
         if provenance.parent is None:
@@ -342,12 +349,21 @@ class VersionPass:
             self.events.append((False, Reason.SUCCEEDED, f"trained: {report.message or report.artifact.digest}"))
             return
         assert status.evaluation is not None, "the champion was written before the Job was created"
-        policy = self.version.spec.evaluation or cycle.spec.evaluation.policy()
-        decision = gate.decide(policy, report.suites)
+        policy, unsealed = self._policy(cycle), self._unsealed()
+        results = [*(status.evaluation.suites if unsealed else ()), *report.suites]
+        present = policy if unsealed else policy.part(sealed=False) or policy
+        levels = await self._spend(policy, report)
+        decision = gate.decide(present, results, levels)
         evaluation = status.evaluation.model_copy(
-            update={"suites": report.suites, "target": decision.target, "guardrail": decision.guardrail}
+            update={"suites": results, "target": decision.target, "guardrail": decision.guardrail}
         )
-        artifacts = status.artifacts.model_copy(update={"report": report.artifact})
+        which = "sealed_report" if unsealed else "report"
+        artifacts = status.artifacts.model_copy(update={which: report.artifact})
+        if decision.accepted and not unsealed and policy.part(sealed=True) is not None:
+            evaluation = evaluation.model_copy(update={"unsealed": True})
+            self._update(evaluation=evaluation, artifacts=artifacts, provenance=provenance)
+            self._unseal(decision.message)
+            return
         now, generation = self.now, self.version.metadata.generation
         # The decision stands from here on: later passes take it from the condition, whatever the spec says then.
         conditions = merged(
@@ -357,6 +373,37 @@ class VersionPass:
         self._update(evaluation=evaluation, artifacts=artifacts, provenance=provenance, conditions=conditions)
         self.events.append((not decision.accepted, decision.reason, decision.message))
         self._repeat_if_outdated(cycle)
+
+    def _policy(self, cycle: ImprovementCycle) -> EvaluationPolicy:
+        return self.version.spec.evaluation or cycle.spec.evaluation.policy()
+
+    def _unsealed(self) -> bool:
+        evaluation = self.version.status.evaluation
+        return evaluation is not None and evaluation.unsealed
+
+    async def _spend(self, policy: EvaluationPolicy, report: StageReport) -> dict[str, spending.Level]:
+        """The error rates that the report's targets have left, and that they are spent now.
+
+        Until this pass has written so, no other one may reckon with the same rates.
+        """
+        await self._judging.enter_async_context(self.ctx.judging)
+        meta = self.version.metadata
+        others = await self.ctx.kube.select(
+            ModelVersion, meta.namespace, fields=f"spec.cycle={self.version.spec.cycle}"
+        )
+        given = spending.levels(policy, report.suites, others)
+        looks = spending.spent(report.suites, given, self.version.status.looks)
+        self._update(looks=looks)
+        return {look.suite: spending.Level(look.number, look.alpha) for look in looks}
+
+    def _unseal(self, passed: str) -> None:
+        """All other suites are passed: the same stage goes on with the sealed ones, as another Job."""
+        done = versions.stage(self.version, "evaluate")
+        assert done is not None
+        attempts = done.attempts.model_copy(update={"unsealed": done.attempts.unsealed + 1})
+        self._store(StageStatus(stage="evaluate", attempts=attempts))
+        self.wake.append(0.0)
+        self.events.append((False, Reason.EVALUATING, f"the sealed suites are opened: {passed}"))
 
     def _fail(self, name: versions.Next, message: str) -> None:
         entry = versions.stage(self.version, name)

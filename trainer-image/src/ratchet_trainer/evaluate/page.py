@@ -116,7 +116,8 @@ def render(stage: EvaluateInput, asked: Sequence[Asked]) -> str:
 
 
 def _suite(one: Asked, gain: float) -> ShownSuite:
-    order = sorted(range(len(one.cases)), key=lambda index: (_rank(one, index), index))
+    every = () if one.suite.sealed else range(len(one.cases))
+    order = sorted(every, key=lambda index: (_rank(one, index), index))
     shown = [_case(one, index) for index in order[:SHOWN_CASES]]
     bars = [_slice_bar(one, entry) for entry in one.slices]
     strength = Strength.of(one, gain) if one.suite.role == "target" else None

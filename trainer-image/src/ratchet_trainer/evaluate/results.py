@@ -3,6 +3,7 @@
 Room: trainer. Pure.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ def _result(one: Asked, lost: Sequence[Slice]) -> SuiteResult:
         name=one.suite.name, role=one.suite.role, cases=found.cases, champion=_decimal(found.champion),
         candidate=_decimal(found.candidate), difference=_decimal(found.difference),
         lower_bound=_decimal(found.lower_bound), p_value=max(SMALLEST_P, p_value), better=found.better,
-        worse=found.worse,
+        worse=found.worse, digest=cases_digest(one.cases) if one.suite.role == "target" else None,
         lost_slices=[
             SliceResult(
                 name=entry.name, cases=entry.result.cases, difference=_decimal(entry.result.difference),
@@ -114,6 +115,13 @@ def _result(one: Asked, lost: Sequence[Slice]) -> SuiteResult:
             for entry in lost
         ],
     )  # fmt: skip
+
+
+def cases_digest(cases: Sequence[Case]) -> str:
+    """What the cases ask, in 12 hexadecimal digits, whatever their order, ids, slices and clusters."""
+    names = {"id", "category", "cluster"}
+    asked = sorted(case.model_dump_json(by_alias=True, exclude=names, exclude_defaults=True) for case in cases)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
 def report_document(stage: EvaluateInput, asked: Sequence[Asked]) -> dict[str, Any]:
@@ -175,8 +183,10 @@ class Strength:
 
 
 def case_lines(asked: Sequence[Asked]) -> Iterator[dict[str, object]]:
-    """cases.jsonl: every case with both answers."""
+    """cases.jsonl: every case with both answers, those of sealed suites left out."""
     for one in asked:
+        if one.suite.sealed:
+            continue
         for index, case in enumerate(one.cases):
             yield {
                 "suite": one.suite.name,

@@ -120,7 +120,7 @@ def _ask(
         for side in sides:
             adapter = stage.candidate if side == "candidate" else stage.champion
             asking = Asking(base.digest, _digest(adapter), prompts, suite.max_new_tokens, f"{device.type} {dtype}")
-            known = memory.recall(asking)
+            known = None if suite.sealed else memory.recall(asking)
             if known is not None:
                 log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
                 ticker.spare(len(known))
@@ -130,7 +130,8 @@ def _ask(
                 answers[side] = answer_all(
                     active, tokenizer, stops, prompts, suite.max_new_tokens, stage.batch_size, ticker.part()
                 )
-            memory.keep(asking, answers[side])
+            if not suite.sealed:
+                memory.keep(asking, answers[side])
         candidate = answers["candidate"]
         champion = answers.get("champion", candidate)
         asked.append(Asked(suite, cases[suite.name], champion, candidate, float(stage.policy.confidence)))

@@ -1,0 +1,91 @@
+"""Error rate that is spent over versions, and a hold-out that stays sealed until a version has passed all else."""
+
+import json
+from typing import Any
+
+from operator_stories import serving, unsealed, with_holdout
+from operator_world import World, digest, evaluated, version_manifest
+
+from ratchet_api.version import ModelVersion
+
+
+async def judged(world: World, name: str, letter: str, **numbers: Any) -> ModelVersion:
+    """A hand-applied version, after its evaluation."""
+    await world.apply(version_manifest(world.namespace, name, letter))
+    await world.settle()
+    await world.finish("evaluate", evaluated(**numbers), version=name)
+    await world.settle()
+    return await world.version(name)
+
+
+async def told(world: World, job: str) -> Any:
+    path = f"/api/v1/namespaces/{world.namespace}/configmaps/{job}"
+    return json.loads((await world.raw.request("get", path))["data"]["stage.json"])
+
+
+async def test_every_version_that_is_judged_by_the_same_cases_needs_a_smaller_p(fake_world: World) -> None:
+    world = fake_world
+    await serving(world)
+    first = await judged(world, "first", "1", p="0.03")
+    assert first.status.phase == "Rejected", "half of the error rate is kept for later versions"
+    second = await judged(world, "second", "2", p="0.02")
+    assert second.status.phase == "Rejected", "0.02 would have been enough for the first one"
+    (look,) = second.status.looks
+    assert (look.number, str(look.alpha), look.proven) == (2, "0.008333333333", False)
+    condition = next(c for c in second.status.conditions if c.type == "Accepted")
+    assert "look 2 at these cases: p below 0.008" in condition.message
+    fresh = await judged(world, "fresh", "3", p="0.02", asks="ffffffffffff")
+    assert fresh.status.looks[0].number == 1
+    assert next(c.status for c in fresh.status.conditions if c.type == "Accepted") == "True"
+
+
+async def test_a_proof_gives_its_error_rate_back(fake_world: World) -> None:
+    world = fake_world
+    await serving(world)
+    assert (await judged(world, "first", "1", p="0.02")).status.looks[0].proven
+    second = await judged(world, "second", "2", p="0.03")
+    assert (str(second.status.looks[0].alpha), second.status.looks[0].proven) == ("0.033333333333", True)
+
+
+async def test_two_evaluations_that_end_together_are_two_looks(fake_world: World) -> None:
+    world = fake_world
+    await serving(world)
+    for name, letter in (("first", "1"), ("second", "2")):
+        await world.apply(version_manifest(world.namespace, name, letter))
+    await world.settle()
+    for name in ("first", "second"):
+        await world.finish("evaluate", evaluated(worse=30), version=name)
+    await world.settle()
+    numbers = [(await world.version(name)).status.looks[0].number for name in ("first", "second")]
+    assert sorted(numbers) == [1, 2]
+
+
+async def test_the_sealed_suite_is_asked_last_and_only_of_who_passed_the_others(fake_world: World) -> None:
+    world = fake_world
+    await serving(world, evaluation=with_holdout())
+    worse = await judged(world, "worse", "1", better=0, worse=30)
+    assert worse.status.phase == "Rejected"
+    assert "worse-evaluate-1" not in await world.jobs()
+    assert [look.suite for look in worse.status.looks] == ["house"], "the hold-out is as fresh as before"
+
+    fine = await judged(world, "fine", "2")
+    assert fine.status.phase == "Evaluating"
+    assert {c.type: c.status for c in fine.status.conditions}.get("Accepted") != "True"
+    assert [s["name"] for s in (await told(world, "fine-evaluate-0"))["policy"]["suites"]] == ["house"]
+    assert [s["name"] for s in (await told(world, "fine-evaluate-1"))["policy"]["suites"]] == ["vault"]
+    await world.finish("evaluate", evaluated(name="vault", better=1, worse=20, asks="0123456789ab"), version="fine")
+    await world.settle()
+    fine = await world.version("fine")
+    assert fine.status.phase == "Rejected"
+    assert fine.status.evaluation is not None
+    assert [suite.name for suite in fine.status.evaluation.suites] == ["house", "vault"]
+    assert {look.suite: look.number for look in fine.status.looks} == {"house": 2, "vault": 1}
+    assert fine.status.artifacts.report is not None
+    assert fine.status.artifacts.sealed_report is not None
+
+
+async def test_a_version_that_passes_the_sealed_suite_too_is_promoted(fake_world: World) -> None:
+    await unsealed(fake_world)
+    version = await fake_world.version("assistant-1")
+    assert version.status.phase == "Serving"
+    assert version.digest == digest("e")
