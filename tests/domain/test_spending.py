@@ -45,7 +45,9 @@ def test_only_the_last_look_has_to_be_there_still() -> None:
     assert level(ALPHA, looks) == level(ALPHA, looks[-1:]) == level(ALPHA, list(reversed(looks)))
 
 
-@pytest.mark.parametrize("truth", [lambda k: False, lambda k: k % 2 == 0, lambda k: k < 5], ids=["none", "half", "five"])
+@pytest.mark.parametrize(
+    "truth", [lambda k: False, lambda k: k % 2 == 0, lambda k: k < 5], ids=["none", "half", "five"]
+)
 def test_the_chance_of_any_wrong_proof_in_thirty_versions_is_kept(truth: Callable[[int], bool]) -> None:
     """Versions that are truly better (as `truth` says) are always proven, the others by chance: a p value that is
     uniform. Tested one after the other at 5 % each, most of these series would have a wrong proof."""

@@ -233,6 +233,8 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      "no suite has role: target"),
     ("no target", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],
      "no suite has role: target"),
+    ("a sealed target only", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"sealed": True}],
+     "no suite has role: target without being sealed"),
     ("two suites", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE, SUITE], "two suites have one name"),
     ("two suites", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE, SUITE], "two suites have one name"),
     ("a coin's confidence", "ImprovementCycle", ("spec", "evaluation", "confidence"), "0.4", "below \\\"1\\\""),

@@ -111,7 +111,12 @@ def trained(letter: str = "e") -> JSON:
 
 
 def evaluated(
-    better: int = 30, worse: int = 0, cases: int = 100, name: str = "house", p: str = "0.001", asks: str = "a1b2c3d4e5f6"
+    better: int = 30,
+    worse: int = 0,
+    cases: int = 100,
+    name: str = "house",
+    p: str = "0.001",
+    asks: str = "a1b2c3d4e5f6",
 ) -> JSON:
     """Report of an evaluate stage: of `cases`, the candidate alone passes `better`, the champion alone `worse`."""
     difference = (Decimal(better) - Decimal(worse)) / Decimal(cases)

@@ -81,7 +81,6 @@ class EvaluationPolicy(Model):
         )
     )
 
-
     def part(self, sealed: bool) -> "EvaluationPolicy | None":
         """The same policy for the sealed suites only, or for the others; None when there are none."""
         suites = [suite for suite in self.suites if suite.sealed is sealed]

@@ -65,10 +65,10 @@ def compare(
 ) -> Paired:
     """Paired comparison of scores in [0, 1], case by case.
 
-    Cases that are won, lost or alike: exact McNemar test and score interval. Scores in between (several answers to a case
-    averaged): the stricter of the paired bootstrap and, respectively, sign flips and the score interval. `clusters`: for each case the
-    cluster that it belongs to, None if it stands for itself; empty: all do. Raises ValueError for no cases, unequal
-    lengths, scores outside [0, 1] or a confidence outside [0.5, 1).
+    Cases that are won, lost or alike: exact McNemar test and score interval. Scores in between (several answers to a
+    case averaged): the stricter of the paired bootstrap and, respectively, sign flips and the score interval.
+    `clusters`: for each case the cluster that it belongs to, None if it stands for itself; empty: all do. Raises
+    ValueError for no cases, unequal lengths, scores outside [0, 1] or a confidence outside [0.5, 1).
     """
     if len(champion) != len(candidate) or not champion or len(clusters) not in (0, len(champion)):
         raise ValueError("both sides need a score for every case, and there must be at least one case")
@@ -120,8 +120,8 @@ def _graded(groups: Sequence[Sequence[float]], effect: float, confidence: float,
 
 
 def _graded_sign_flip(groups: Sequence[Sequence[float]]) -> float:
-    """`sign_flip` in the smallest equal parts that all differences are multiples of; rounded towards no proof when there
-    are none."""
+    """`sign_flip` in the smallest equal parts that all differences are multiples of; rounded towards no proof when
+    there are none."""
     sums = [math.fsum(group) for group in groups]
     for parts in range(1, MOST_SAMPLES + 1):
         if all(abs(value * parts - round(value * parts)) < 1e-9 * parts for value in sums):
