@@ -93,7 +93,9 @@ def test_lists_json_and_strangers() -> None:
 
 def test_what_the_api_server_refuses_is_put_at_its_line() -> None:
     (document,), _ = lint.read("c.yaml", CYCLE)
-    rule = "evaluation.suites: no suite has role: target, so nothing could be proven better; add one"
+    rule = (
+        "evaluation.suites: no suite has role: target without being sealed, so nothing could be proven better; add one"
+    )
     causes = [{"field": "spec.evaluation", "message": f'Invalid value: "object": {rule}'}]
     status = json.dumps({"message": "all of it", "details": {"causes": causes}})
     (problem,) = lint.refused(document, status)

@@ -351,8 +351,8 @@ class VersionPass:
         assert status.evaluation is not None, "the champion was written before the Job was created"
         policy, unsealed = self._policy(cycle), self._unsealed()
         new = {result.name for result in report.suites}
-        before = status.evaluation.suites if unsealed else []
-        results = [*(result for result in before if result.name not in new), *report.suites]
+        passed = status.evaluation.suites if unsealed else []
+        results = [*(result for result in passed if result.name not in new), *report.suites]
         present = policy if unsealed else policy.part(sealed=False) or policy
         levels = await self._spend(policy, report)
         decision = gate.decide(present, results, levels)
