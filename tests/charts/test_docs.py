@@ -28,6 +28,7 @@ PAGES = [
     "docs/reasons.md",
     "docs/gitops-health.md",
     "docs/observability.md",
+    "docs/faults.md",
     "examples/gitops/README.md",
     "examples/gitops/argocd/README.md",
     "examples/gitops/flux/README.md",

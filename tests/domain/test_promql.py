@@ -1,12 +1,14 @@
 """Our PromQL in Prometheus' own evaluator: promtool runs the queries over made-up series."""
 
 import json
+import re
 import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ratchet_api.rollout import Metric
 from ratchet_local.build import ensure
@@ -45,6 +47,33 @@ def evaluate(
     file.write_text(json.dumps(document))
     done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def documented(name: str) -> queries.ArmQueries:
+    """Queries of assistant-7 by the metric of that name in docs/routing.md."""
+    page = (Path(__file__).parents[2] / "docs/routing.md").read_text()
+    found = [block for block in re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if name in block]
+    (cycle,) = [d for d in yaml.safe_load_all(found[0]) if d["kind"] == "ImprovementCycle"]
+    (metric,) = [Metric.model_validate(m) for m in cycle["spec"]["rollout"]["metrics"] if m["name"] == name]
+    return queries.arm_queries(metric, "default", "assistant", "assistant-7", WINDOW)
+
+
+def test_the_documented_errors_of_vllm(promtool: Path, tmp_path: Path) -> None:
+    """Of the arm's own completions, and none failed is 0, while no request at all is no data."""
+    name = "http_requests_total"
+    mine = 'namespace="default",pod="assistant-7-arm-6d5f7c9b8d-x2x7k",method="POST"'
+    other = 'namespace="default",pod="assistant-70-arm-6d5f7c9b8d-x2x7k",method="POST"'
+    chat, probe = 'handler="/v1/chat/completions"', 'handler="/v1/models"'
+    asked = documented("errors")
+    healthy = {
+        f'{name}{{{mine},{chat},status="2xx"}}': "0+2x30",
+        f'{name}{{{mine},{probe},status="2xx"}}': "0+7x30",
+        f'{name}{{{other},{chat},status="5xx"}}': "0+9x30",
+    }
+    evaluate(promtool, tmp_path, healthy, [(asked.bad, 120, 0), (asked.all, 120, 18)])
+    failing = healthy | {f'{name}{{{mine},{chat},status="5xx"}}': "0+1x30"}
+    evaluate(promtool, tmp_path, failing, [(asked.bad, 120, 9), (asked.all, 120, 27)])
+    evaluate(promtool, tmp_path, {f'{name}{{{other},{chat},status="2xx"}}': "0+2x30"}, [(asked.all, 120, None)])
 
 
 def ask(preset: str) -> queries.ArmQueries:

@@ -24,6 +24,7 @@ class FakeApi:
     def __init__(self) -> None:
         self.objects: dict[Where, JSON] = {}
         """(collection path, name) -> object."""
+        self.now = lambda: datetime.now(UTC)
         self._numbers = itertools.count(1)
         self._applied: dict[tuple[Where, str], JSON] = {}
         """What each manager has applied to a Deployment, so that what it leaves out next time is taken out."""
@@ -98,7 +99,7 @@ class FakeApi:
         where = (collection, meta["name"])
         if where in self.objects:
             raise AlreadyExists(f"{collection}/{meta['name']}")
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        now = self.now().isoformat(timespec="seconds").replace("+00:00", "Z")
         body.pop("status", None)
         meta |= {"uid": f"uid-{next(self._numbers)}", "generation": 1, "creationTimestamp": now}
         meta["resourceVersion"] = str(next(self._numbers))

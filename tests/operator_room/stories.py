@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from operator_fake import FakeApi
 from operator_neighbours import METRICS, Neighbours, by_route, route_manifest
 from operator_world import World, curated, cycle_manifest, evaluated, trained, version_manifest
 
@@ -253,6 +254,30 @@ async def harmed(world: World) -> None:
         return gone and (await world.version("bad")).status.phase == "Rejected"
 
     await world.until(rejected, tick=0.5)
+    await resting(world)
+
+
+async def deleted_in_the_canary(world: World) -> None:
+    """Somebody deletes the candidate's Deployment, and the pods of the new one never become ready."""
+    await serving(world)
+    if isinstance(world.raw, FakeApi):
+        world.raw.now = world.clock
+    await proven(world, "other")
+
+    async def begun() -> bool:
+        found = (await world.cycle()).status.rollout
+        return found is not None and found.phase == "Canary"
+
+    await world.until(begun, tick=0.5)
+    await world.remove("Deployment", "other-arm")
+
+    async def over() -> bool:
+        found = (await world.cycle()).status.rollout
+        return found is not None and found.phase == "Done" and list(await world.deployments()) == ["assistant-0-arm"]
+
+    while not await over():
+        world.clock.advance(1)
+        await world.step()
     await resting(world)
 
 

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from aiohttp import web
+from kubernetes.aio.client import Configuration
 from operator_fake import FakeApi
 
 from ratchet_api.names import GATEWAY_LABELS
@@ -15,7 +17,7 @@ from ratchet_operator.clients.gateway import Gateway, Routes, weight_in_force
 from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.prometheus import Prometheus, parsed
-from ratchet_operator.clients.transport import AlreadyExists, NotFound, translated
+from ratchet_operator.clients.transport import AlreadyExists, Api, NotFound, translated
 from ratchet_operator.domain.analysis import NoSample, Sample
 from ratchet_operator.domain.queries import ArmQueries
 from ratchet_operator.errors import Conflict, Forbidden, Stalling, Unavailable
@@ -241,7 +243,7 @@ async def test_one_token_is_asked_for_once_after_every_start(http: Http, serve: 
     [
         ("get", 404, NotFound),
         ("put", 409, Conflict),
-        ("post", 409, AlreadyExists),
+        ("post", 409, Conflict),
         ("get", 403, Forbidden),
         ("patch", 422, Stalling),
         ("post", 400, Stalling),
@@ -256,6 +258,52 @@ def test_what_a_status_code_means(method: str, status: int, kind: type[Exception
     assert "words" in str(error)
     if isinstance(error, Stalling):
         assert error.reason is Reason.INVALID_SPEC
+
+
+@pytest.mark.parametrize(("reason", "kind"), [("AlreadyExists", AlreadyExists), ("Conflict", Conflict), ("", Conflict)])
+async def test_a_create_that_is_refused_is_not_taken_for_done(serve: Serve, reason: str, kind: type[Exception]) -> None:
+    """409 means that it is there, or that it is not: counted against a quota at the same moment as another one."""
+    words = 'Operation cannot be fulfilled on resourcequotas "pods": the object has been modified'
+    status = {"kind": "Status", "status": "Failure", "reason": reason, "message": words, "code": 409}
+
+    async def refuse(request: web.Request) -> web.Response:
+        return web.json_response(status, status=409) if reason else web.Response(text="<html>", status=409)
+
+    async def resources(request: web.Request) -> web.Response:
+        return web.json_response({"kind": "APIResourceList", "groupVersion": "v1", "resources": []})
+
+    port = await serve("/api/v1", resources, ("/api/v1/namespaces/default/configmaps", refuse))
+    api = Api(Configuration(host=f"http://127.0.0.1:{port}"))
+    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "default", "name": "x"}}
+    try:
+        if kind is AlreadyExists:
+            assert await Kube(api).create(manifest) is False
+        else:
+            with pytest.raises(Conflict, match="409"):
+                await Kube(api).create(manifest)
+    finally:
+        await api.close()
+
+
+async def test_a_child_is_deleted_by_its_uid() -> None:
+    """Nothing of that name that belongs to somebody else, and nothing that took its place."""
+    api = FakeApi()
+    where = ("/api/v1/namespaces/default/configmaps", "x")
+    owners = [{"kind": "ImprovementCycle", "name": "assistant", "uid": "ours"}]
+    asked: list[object] = []
+
+    class Watched(FakeApi):
+        async def request(self, method: str, path: str, body: Any = None, *rest: Any, **more: Any) -> Any:
+            asked.extend([body["preconditions"]] if method == "delete" else [])
+            return await api.request(method, path, body, *rest, **more)
+
+    api.objects[where] = {"kind": "ConfigMap", "metadata": {"name": "x", "uid": "u1", "ownerReferences": owners}}
+    kube = Kube(Watched())
+    assert await kube.delete_child("ConfigMap", "default", "x", "another's") is False
+    assert await kube.delete_child("ConfigMap", "default", "y", "ours") is False
+    assert (asked, list(api.objects)) == ([], [where])
+    assert await kube.delete_child("ConfigMap", "default", "x", "ours") is True
+    assert (asked, list(api.objects)) == ([{"uid": "u1"}], [])
 
 
 def test_a_namespace_that_ends_or_a_quota_is_no_lack_of_rights() -> None:

@@ -19,6 +19,7 @@ from operator_stories import (
     back_by_route,
     back_from_the_bake_in_place,
     back_in_place,
+    deleted_in_the_canary,
     ending,
     forward,
     forward_by_replicas,
@@ -49,6 +50,7 @@ STORIES = [
     tested_better,
     tested_worse,
     tested_nothing,
+    deleted_in_the_canary,
     proposed,
     unsealed,
 ]

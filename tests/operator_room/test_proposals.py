@@ -246,6 +246,27 @@ async def test_git_says_something_else_already(shop: Shop) -> None:
     assert (await shop.later(301)).state == "Open"
 
 
+async def test_a_merge_conflict_in_the_pointer_is_a_person_s_to_solve(shop: Shop) -> None:
+    """Somebody else's commit gives the same line another value while the pull request is open."""
+    await shop.open()
+    found = await shop.accepted()
+    shop.repository.commit({PATH: MANIFEST.replace("assistant-0", "assistant-9")})
+    after = await shop.later()
+    assert (after.state, after.reason) == ("Open", "AwaitingPointer")
+    assert "main says assistant-9 while the cycle has assistant-0" in after.message
+    assert shop.repository.head(found.branch) == found.commit, "nothing is written over theirs"
+    said = await shop.condition(ConditionType.RECONCILING)
+    assert said is not None
+    assert said[0] == "AwaitingPointer"
+    assert "main says assistant-9 while the cycle has assistant-0: waiting until it is applied" in said[1]
+    assert len(shop.forge.texts) == 1
+    # Taken back, the pull request merges as before.
+    shop.repository.commit({PATH: MANIFEST})
+    assert (await shop.later(301)).state == "Open"
+    await shop.settled("assistant-1")
+    await champion(shop.world, "assistant-1")
+
+
 @pytest.mark.parametrize(
     ("what", "reason", "words"),
     [

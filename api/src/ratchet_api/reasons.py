@@ -114,6 +114,8 @@ class Reason(StrEnum):
     """A parent of the HTTPRoute refuses it, so weights are not in force; the message has the parent's own words."""
     ROUTE_RESET = "RouteReset"
     """Somebody else changed the HTTPRoute's weights and they were set back: let Git's tool ignore them."""
+    ARM_RESET = "ArmReset"
+    """Somebody deleted or scaled an arm's Deployment, and it was put back: change serving.replicas instead."""
     FOREIGN_OWNER = "ForeignOwner"
     """A field that Ratchet has to write in an object that the spec names is somebody else's: name another one, or take
     theirs away."""

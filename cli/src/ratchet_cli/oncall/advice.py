@@ -244,6 +244,7 @@ _NEXT: dict[str, Command] = {
     Reason.MISSING_ROUTE: _route,
     Reason.ROUTE_NOT_ACCEPTED: _route,
     Reason.ROUTE_RESET: _route,
+    Reason.ARM_RESET: _edit,
     Reason.FOREIGN_OWNER: _edit,
     Reason.SCALER_CONFLICT: _scalers,
     Reason.MISSING_WORKLOAD: _workload,

@@ -178,6 +178,19 @@ class Kube:
             return False
         return True
 
+    async def delete_child(self, kind: str, namespace: str, name: str, owner: str) -> bool:
+        """Delete it if the object with the uid `owner` owns it; False when there is no such child.
+
+        What takes its place in between is left alone (Conflict).
+        """
+        resource = RESOURCES[kind]
+        try:
+            raw = await self._transport.request("get", resource.path(namespace, name), accept=METADATA_ONLY)
+        except NotFound:
+            return False
+        meta = Meta.model_validate(raw["metadata"])
+        return meta.owned_by(owner) and await self.delete(kind, namespace, name, meta.uid)
+
     async def write_cycle_status(self, cycle: ImprovementCycle, status: ImprovementCycleStatus) -> ImprovementCycle:
         """Replace the status unless the object has changed since it was read (Conflict)."""
         return parse(ImprovementCycle, await self._write_status("ImprovementCycle", cycle.metadata, status.dump()))

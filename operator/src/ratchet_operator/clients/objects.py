@@ -62,8 +62,15 @@ class ManagedMeta(Meta):
 
     def managers(self, *path: str) -> list[str]:
         """Names of those who own a field of the object itself, the latest writer last."""
-        owners = [e for e in self.managed_fields if not e.subresource and _has(e.fields, path)]
-        return [e.manager for e in sorted(owners, key=lambda e: e.time or EARLIEST)]
+        return self._owners([entry for entry in self.managed_fields if not entry.subresource], path)
+
+    def writers(self, *path: str) -> list[str]:
+        """The same, and those who wrote it by a subresource (`kubectl scale`)."""
+        return self._owners(self.managed_fields, path)
+
+    def _owners(self, entries: list[ManagedFields], path: tuple[str, ...]) -> list[str]:
+        owners = [entry for entry in entries if _has(entry.fields, path)]
+        return [entry.manager for entry in sorted(owners, key=lambda entry: entry.time or EARLIEST)]
 
 
 def _has(fields: dict[str, Any], path: tuple[str, ...]) -> bool:

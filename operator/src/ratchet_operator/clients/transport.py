@@ -4,6 +4,7 @@ Room: operator, clients. `kubernetes.aio` supplies credentials, TLS and requests
 because server-side apply, status updates with a resource version and metadata-only reads are plain requests.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ class NotFound(Exception):
 
 
 class AlreadyExists(Conflict):
-    """409 on create."""
+    """409 on create, because there is an object of that name; a create can be refused by 409 for other reasons too."""
 
 
 class Transport(Protocol):
@@ -121,7 +122,7 @@ class Api:
             )
             answer: JSON = await response.json(content_type=None)
         except DynamicApiError as error:
-            raise translated(method, path, error.status, _text(error)) from error
+            raise translated(method, path, error.status, _text(error), _reason(error)) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{method.upper()} {path}: {type(error).__name__}: {error}") from error
         return answer
@@ -142,8 +143,17 @@ def _text(error: DynamicApiError) -> str:
     return summary
 
 
-def translated(method: str, path: str, status: int, text: str) -> Exception:
-    """The error of ours for an HTTP status."""
+def _reason(error: DynamicApiError) -> str:
+    """The machine's word in the API server's Status object; empty if something else than it has answered."""
+    try:
+        body = json.loads(error.body or "{}")
+    except ValueError:
+        return ""
+    return str(body.get("reason", "")) if isinstance(body, dict) else ""
+
+
+def translated(method: str, path: str, status: int, text: str, reason: str = "") -> Exception:
+    """The error of ours for an HTTP status and the API server's reason (metav1.StatusReason)."""
     sentence = f"{method.upper()} {path}: {status}: {text}"
     if status == 401:
         return _Unauthorized(sentence)
@@ -152,7 +162,8 @@ def translated(method: str, path: str, status: int, text: str) -> Exception:
     if status == 404:
         return NotFound(sentence)
     if status == 409:
-        return AlreadyExists(sentence) if method.lower() == "post" else Conflict(sentence)
+        # A create is also answered by 409 when another one was counted against the quota at the same moment.
+        return AlreadyExists(sentence) if reason == "AlreadyExists" else Conflict(sentence)
     if status in (400, 403, 422):
         return Stalling(Reason.INVALID_SPEC, f"the API server refuses what the spec asks for: {text}")
     return Unavailable(sentence)

@@ -28,6 +28,8 @@ from ratchet_operator.domain.analysis import fold
 from ratchet_operator.domain.approval import Awaited
 from ratchet_operator.domain.wording import long, sentence, summary
 
+SECOND = timedelta(seconds=1)
+"""Kubernetes' timestamps are whole seconds."""
 ASK_AGAIN = timedelta(seconds=2)
 """How soon the gateways and the arms are asked again while something is awaited."""
 UNREADY_TOLERANCE = timedelta(seconds=30)
@@ -53,6 +55,8 @@ class ArmObservation:
     waiting: str | None = None
     """A sentence when pods cannot start through no fault of the version (unschedulable, image or base model missing):
     at the deadline the rollout is then Returned, not RolledBack."""
+    made_at: datetime | None = None
+    """When its Deployment was made, in whole seconds."""
 
     @property
     def answers(self) -> bool:
@@ -359,7 +363,16 @@ def _hard_trigger(
     )
     if arm.waiting is not None:
         return _decision("Returned", Reason.ARM_NOT_READY, f"{message}: {arm.waiting}", now)
+    if _was_deleted(status, arm):
+        return _decision("Returned", Reason.ARM_NOT_READY, f"{message}: its Deployment was deleted by somebody", now)
     return _decision("RolledBack", Reason.ARM_NOT_READY, message, now)
+
+
+def _was_deleted(status: RolloutStatus, arm: ArmObservation) -> bool:
+    """Whether the pods are missing because somebody took away their Deployment, which has been made again since."""
+    if status.phase == "Starting" or status.unready_since is None:
+        return False
+    return not arm.exists or (arm.made_at is not None and arm.made_at > status.unready_since - SECOND)
 
 
 def _failed_looks(status: RolloutStatus, spec: Rollout, seen: Sequence[Check] | None) -> tuple[Event, ...]:

@@ -11,7 +11,7 @@ from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, VERSION_LABEL
 from ratchet_api.reasons import Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.arms import Server
-from ratchet_operator.clients.objects import ConfigMap, ContainerStatus, Deployment, Pod, Terminated
+from ratchet_operator.clients.objects import ContainerStatus, Deployment, Pod, Terminated
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.rollout import ArmObservation
 from ratchet_operator.domain.stages import MISSING
@@ -87,14 +87,16 @@ async def observe(ctx: Context, seen: Fleet, arm: Arm | None, wanted: int, now: 
     serves = await ctx.arms.serves(servers, arm.port, arm.model_name)
     failure, reason = _failure(pods, arm.since)
     trouble = _trouble(pods, now) or _refused_pods(seen.deployments.get(arm.deployment))
+    deployment = seen.deployments.get(arm.deployment)
     observation = ArmObservation(
-        exists=arm.deployment in seen.deployments,
+        exists=deployment is not None,
         replicas=wanted,
         ready=len(ready),
         serves_model=serves,
         failure=failure,
         failure_reason=reason,
         waiting=trouble.message if trouble is not None else None,
+        made_at=deployment.metadata.creation_timestamp if deployment is not None else None,
     )
     if trouble is None and failure is not None and len(ready) < observation.replicas:
         trouble = Remark(reason, failure)
@@ -192,7 +194,8 @@ async def ensure(ctx: Context, wanted: ArmRequest, present: Deployment | None) -
     if budget is not None:
         await ctx.kube.apply(budget)
     elif present is not None:
-        await ctx.kube.delete("PodDisruptionBudget", wanted.cycle.metadata.namespace, wanted.deployment)
+        meta = wanted.cycle.metadata
+        await ctx.kube.delete_child("PodDisruptionBudget", meta.namespace, wanted.deployment, meta.uid)
     return True
 
 
@@ -211,8 +214,9 @@ async def remove(ctx: Context, cycle: ImprovementCycle, present: Deployment) -> 
     """Take an arm away, the Deployment last, so that a crash in between leaves the sign that there is more to do."""
     name, namespace = present.metadata.name, present.metadata.namespace
     config_map = present.metadata.annotations.get(manifests.INPUT_ANNOTATION)
+    owner = cycle.metadata.uid
     if config_map:
-        await ctx.kube.delete(ConfigMap, namespace, config_map)
+        await ctx.kube.delete_child("ConfigMap", namespace, config_map, owner)
     if max(present.spec.replicas, cycle.spec.serving.replicas) > 1:
-        await ctx.kube.delete("PodDisruptionBudget", namespace, name)
+        await ctx.kube.delete_child("PodDisruptionBudget", namespace, name, owner)
     await ctx.kube.delete(Deployment, namespace, name, present.metadata.uid)

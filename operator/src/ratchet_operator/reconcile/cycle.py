@@ -134,6 +134,8 @@ class CyclePass:
             self.stalled.append(refused)
         self.versions = await kube.select(ModelVersion, self.namespace, fields=f"spec.cycle={self.name}")
         self.fleet = await self.hosting.observe()
+        for reset in self.hosting.resets():
+            self.tell(True, reset.reason, reset.message)
         self.router = ROUTERS[self.before.spec.serving.router](self.ctx, self.before, self.fleet)
         self.stable = await self._observe_arm(self.status.serving.stable)
         self.candidate = await self._observe_arm(self.status.serving.candidate)

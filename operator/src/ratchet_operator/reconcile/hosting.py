@@ -10,7 +10,7 @@ from ratchet_api.cycle import Arm, ImprovementCycle, ImprovementCycleStatus, Ser
 from ratchet_api.version import ModelVersion
 from ratchet_operator.domain import ledger
 from ratchet_operator.domain.phases import Remark
-from ratchet_operator.reconcile import arms, autoscaling
+from ratchet_operator.reconcile import arms, autoscaling, resets
 from ratchet_operator.reconcile.arms import Fleet
 from ratchet_operator.reconcile.context import Context
 
@@ -27,6 +27,10 @@ class Hosting(Protocol):
 
     def stalled(self, status: ImprovementCycleStatus) -> Remark | None:
         """What a person has to put right."""
+        ...
+
+    def resets(self) -> list[Remark]:
+        """What somebody did to an arm, and this pass undoes."""
         ...
 
     def goal(self, arm: Arm, split: int) -> int:
@@ -77,6 +81,11 @@ class Owned:
     def stalled(self, status: ImprovementCycleStatus) -> Remark | None:
         """Nothing of it is people's."""
         return None
+
+    def resets(self) -> list[Remark]:
+        """A Deployment that was deleted or scaled."""
+        scaled = frozenset(self.scalers) if self._cycle.spec.serving.router != "replicas" else frozenset()
+        return resets.of(self._cycle, self._fleet.deployments, scaled)
 
     def goal(self, arm: Arm, split: int) -> int:
         """As many as its autoscaler says, if it has one."""

@@ -148,6 +148,10 @@ class InPlace:
             )
         return f"serving.workload.container: Deployment {self._name} has several; write one of: {names}"
 
+    def resets(self) -> list[Remark]:
+        """Of people's Deployment they say how many pods it has; a companion is made again without a word."""
+        return []
+
     # Numbers of pods
 
     def goal(self, arm: Arm, split: int) -> int:
