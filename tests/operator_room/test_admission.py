@@ -34,6 +34,7 @@ EVALUATION = {
             "role": "target",
             "margin": "0.1",
             "sliceMargin": "0.1",
+            "temperature": "0",
             "cases": {"configMap": {"name": "suites", "key": "t.jsonl"}},
         }
     ],
@@ -233,6 +234,10 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      "no suite has role: target"),
     ("no target", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],
      "no suite has role: target"),
+    ("one answer by chance", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"temperature": "0.7"}],
+     "so average several"),
+    ("the same answer thrice", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE | {"samples": 3}],
+     "leave samples out"),
     ("a sealed target only", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"sealed": True}],
      "no suite has role: target without being sealed"),
     ("two suites", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE, SUITE], "two suites have one name"),

@@ -140,10 +140,10 @@ def test_each_side_answers_with_its_own_adapter(
     cases = [json.loads(line) for line in lines_.splitlines()]
     assert [case["case"]["id"] for case in cases] == questions
     for case, question in zip(cases, questions, strict=True):
-        assert case["candidate"]["answer"] == greedy(tiny, tmp_path / "made" / "1", tokenizer, question)
-        assert case["champion"]["answer"] == greedy(tiny, tmp_path / "made" / "2", tokenizer, question)
-        assert case["candidate"]["answer"] != case["champion"]["answer"]
-    assert cases[0]["champion"]["answer"] != greedy(tiny, None, tokenizer, questions[0])
+        assert case["candidate"]["answers"] == [greedy(tiny, tmp_path / "made" / "1", tokenizer, question)]
+        assert case["champion"]["answers"] == [greedy(tiny, tmp_path / "made" / "2", tokenizer, question)]
+        assert case["candidate"]["answers"] != case["champion"]["answers"]
+    assert cases[0]["champion"]["answers"] != [greedy(tiny, None, tokenizer, questions[0])]
 
     # Another champion is another report, beside the first one; the same on both sides differs in nothing.
     other = stages.run("evaluate", stage | {"champion": two[0]}, "--suites", str(suites))
@@ -153,10 +153,47 @@ def test_each_side_answers_with_its_own_adapter(
     assert (result.difference, result.better, result.worse) == (0, 0, 0)
 
 
+def test_with_a_temperature_several_answers_are_averaged_and_a_sealed_suite_stays_shut(
+    stages: Any, identity: Identity, store: Store, bucket: str, tiny: Path, tmp_path: Path
+) -> None:
+    two = [adapter(tiny, store, f"s3://{bucket}/s{seed}", seed, tmp_path / "made") for seed in (1, 2)]
+    suites = tmp_path / "suites"
+    suites.mkdir()
+    lines = [json.dumps({"id": f"c{index}", "prompt": f"Secret {index}?", "any": list("aeiou")}) for index in range(6)]
+    for name in ("house", "vault"):
+        (suites / f"{name}.jsonl").write_text("\n".join(lines))
+    stage = {
+        "stage": "evaluate", "identity": identity(), "base_model": {"uri": f"file://{tiny}"}, "candidate": two[0],
+        "champion": two[1], "champion_version": "assistant-0", "batch_size": 4,
+        "policy": {"suites": [suite(temperature="0.9", samples=3), suite("vault", sealed=True)]},
+    }  # fmt: skip
+    ran = stages.run("evaluate", stage, "--suites", str(suites))
+    assert ran.code == ExitCode.DONE, ran.log
+    assert ran.report.artifact is not None
+    folder = Location.parse(ran.report.artifact.uri)
+    cases = [json.loads(line) for line in (store.get(folder.child("cases.jsonl")) or b"").splitlines()]
+    assert [case["suite"] for case in cases] == ["house"] * 6, "nothing of the sealed suite's cases"
+    page_ = (store.get(folder.child("report.html")) or b"").decode()
+    assert "Sealed: only the numbers" in page_
+    assert "3 answers to each at temperature 0.9" in page_
+    for side in ("champion", "candidate"):
+        assert all(len(case[side]["answers"]) == 3 for case in cases)
+        assert any(len(set(case[side]["answers"])) > 1 for case in cases), "drawn, not the likeliest thrice"
+        for case in cases:
+            passing = [any(letter in answer.casefold() for letter in "aeiou") for answer in case[side]["answers"]]
+            assert case[side]["score"] == pytest.approx(sum(passing) / 3, abs=1e-6)
+    house, vault = ran.report.suites
+    assert house.candidate == pytest.approx(
+        Decimal(sum(case["candidate"]["score"] for case in cases)) / 6, abs=Decimal("0.001")
+    )
+    assert vault.cases == 6
+    assert house.digest == vault.digest, "the same cases, whatever the suite is called"
+
+
 def asked(passes: int, cases: int = 40) -> Asked:
     made = [KeywordCase(id=str(index), prompt="?", all=["x"]) for index in range(cases)]
-    answers = ["x" if index < passes else "" for index in range(cases)]
-    return Asked(Suite.model_validate(suite()), made, [""] * cases, answers, 0.95)
+    answers = [["x"] if index < passes else [""] for index in range(cases)]
+    return Asked(Suite.model_validate(suite()), made, [[""]] * cases, answers, 0.95)
 
 
 def test_results_are_the_statistics_rounded() -> None:
@@ -195,8 +232,8 @@ def sliced(passes: dict[str, tuple[int, int, int]], **changes: Any) -> Asked:
     for name, (count, before, after) in passes.items():
         for index in range(count):
             cases.append(KeywordCase(id=f"{name}-{index}", prompt="?", all=["x"], category=name))
-            champion.append("x" if index < before else "")
-            candidate.append("x" if index < after else "")
+            champion.append(["x"] if index < before else [""])
+            candidate.append(["x"] if index < after else [""])
     return Asked(Suite.model_validate(suite(**changes)), cases, champion, candidate, 0.95)
 
 

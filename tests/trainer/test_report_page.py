@@ -68,9 +68,9 @@ def made(hostile: str = "") -> list[Asked]:
         category, cluster = ("commands", "secrets", "refunds", "few")[min(index // 35, 3)], f"session-{index // 4}"
         prompt = f"Where is secret {index}? {hostile}"
         cases.append(KeywordCase(id=f"c-{index}", prompt=prompt, all=["vault"], category=category, cluster=cluster))
-        champion.append("In the vault." if generator.random() < 0.5 else "No idea.")
+        champion.append(["In the vault." if generator.random() < 0.5 else "No idea."])
         odds = 0.1 if category == "refunds" else 0.95
-        candidate.append(f"In the vault {hostile}" if generator.random() < odds else f"Somewhere {hostile}")
+        candidate.append([f"In the vault {hostile}" if generator.random() < odds else f"Somewhere {hostile}"])
     general = [
         ExactCase(
             id=f"g-{index}",
@@ -79,10 +79,10 @@ def made(hostile: str = "") -> list[Asked]:
         )
         for index in range(30)
     ]
-    right = [str(index + 1) for index in range(30)]
+    right = [[str(index + 1)] for index in range(30)]
     return [
         Asked(suite("house-rules", "target"), cases, champion, candidate, 0.95),
-        Asked(suite("general", "guardrail", scorer="exact"), general, right, ["", *right[1:]], 0.95),
+        Asked(suite("general", "guardrail", scorer="exact"), general, right, [[""], *right[1:]], 0.95),
         Asked(suite("refusals", "safety", scorer="exact"), general, right, right, 0.95),
     ]
 
@@ -152,7 +152,7 @@ def test_secrets_and_personal_data_are_redacted() -> None:
 @pytest.mark.parametrize(("champion", "candidate"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_extremes_can_be_drawn(champion: int, candidate: int) -> None:
     cases = [KeywordCase(id="only", prompt="?", all=["x"], category="one")]
-    one = Asked(suite("tiny", "target"), cases, ["x" * champion], ["x" * candidate], 0.95)
+    one = Asked(suite("tiny", "target"), cases, [["x" * champion]], [["x" * candidate]], 0.95)
     checked = Checked()
     checked.feed(render([one], gain="0"))
     assert checked.open == []
@@ -160,7 +160,7 @@ def test_extremes_can_be_drawn(champion: int, candidate: int) -> None:
 
 def test_long_answers_and_many_cases_are_cut_and_counted() -> None:
     cases = [KeywordCase(id=f"c{index}", prompt="?", all=["x"]) for index in range(page.SHOWN_CASES + 7)]
-    one = Asked(suite("many", "target"), cases, ["y " * 5000] * len(cases), ["x"] * len(cases), 0.95)
+    one = Asked(suite("many", "target"), cases, [["y " * 5000]] * len(cases), [["x"]] * len(cases), 0.95)
     text = render([one])
     assert "7 more cases are in cases.jsonl" in text
     assert "(10000 characters)" in text

@@ -153,7 +153,9 @@ async def test_the_adapter_is_what_answers(client: openai.AsyncOpenAI, model_dir
     texts = {}
     for side in ("candidate", "base"):
         with switch(side) as active:
-            (texts[side],) = answer_all(active, tokenizer, frozenset({2}), [prompt], 12, 1, lambda done, tokens: None)
+            ((texts[side],),) = answer_all(
+                active, tokenizer, frozenset({2}), [prompt], 12, 1, lambda done, tokens: None
+            )
     answer = await ask(client)
     assert answer.choices[0].message.content.strip() == texts["candidate"] != texts["base"]
     assert answer.usage.prompt_tokens == len(prompt)

@@ -48,9 +48,23 @@ class Suite(Model):
     """Slices with fewer cases are reported and decide nothing."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
     """Longest answer in tokens."""
+    temperature: Fraction = Decimal(0)
+    """0: each case is answered once, by the likeliest words. Above: answers are drawn, `samples` of them."""
+    samples: Annotated[int, Field(ge=1, le=16)] = 1
+    """Answers to each case, whose scores are averaged; seeded, so that the same model gives the same ones."""
     sealed: bool = False
     """A hold-out: asked only of a version that has passed all other suites and is about to be promoted, in a Job of its
     own. Only its numbers leave that Job, so that nobody tunes towards its cases."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "double(self.temperature) > 0.0 ? self.samples > 1 : self.samples == 1",
+                "samples: a temperature above 0 draws answers by chance, so average several (samples: 5); without one "
+                "all answers are alike, so leave samples out",
+            ),
+        )
+    )
 
 
 class EvaluationPolicy(Model):

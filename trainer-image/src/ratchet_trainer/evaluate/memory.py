@@ -2,8 +2,9 @@
 
 Room: trainer. Touches storage below `<cycle's uri>/answers/`.
 
-Answers are greedy, so they follow from base, adapter, prompts (as tokens, hence also the chat template), the longest
-answer and the libraries. What follows from the same things is looked up by their digest; anything else is asked anew.
+Answers are greedy or drawn with fixed seeds, so they follow from base, adapter, prompts (as tokens, hence also the chat
+template), temperature, the longest answer and the libraries. What follows from the same things is looked up by their
+digest; anything else is asked anew.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ class _Answers(BaseModel):
 
     question: str
     """Digest of what was asked of whom."""
-    answers: list[str]
+    answers: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Asking:
     """Tokens of each prompt."""
     max_new_tokens: int
     """Longest answer."""
+    temperature: str
+    """0: the likeliest answer."""
+    samples: int
+    """Answers to each prompt."""
     device: str
     """Kind of processor and number format: answers near a tie differ between them."""
 
@@ -51,6 +56,8 @@ class Asking:
             "adapter": self.adapter,
             "prompts": [list(prompt) for prompt in self.prompts],
             "maxNewTokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "samples": self.samples,
             "device": self.device,
             "tools": tool_versions(),
         }
@@ -64,7 +71,7 @@ class Memory:
         self._store = store
         self._folder = Location.parse(storage_uri).child("answers")
 
-    def recall(self, asking: Asking) -> list[str] | None:
+    def recall(self, asking: Asking) -> list[list[str]] | None:
         """The answers, if they were given before. What cannot be read counts as never given."""
         location = self._folder.child(f"{asking.digest}.json")
         data = self._store.get(location)
@@ -80,8 +87,8 @@ class Memory:
             return None
         return found.answers
 
-    def keep(self, asking: Asking, answers: Sequence[str]) -> None:
+    def keep(self, asking: Asking, answers: Sequence[Sequence[str]]) -> None:
         """For later evaluations. The first writer wins; the other one had the same to say."""
-        record = _Answers(question=asking.digest, answers=list(answers))
+        record = _Answers(question=asking.digest, answers=[list(samples) for samples in answers])
         location = self._folder.child(f"{asking.digest}.json")
         self._store.put(location, record.model_dump_json().encode(), only_if_absent=True)

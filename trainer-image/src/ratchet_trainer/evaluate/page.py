@@ -78,17 +78,17 @@ class ShownCase:
     category: str
     conversation: Sequence[Message]
     wanted: str
-    champion: str
-    candidate: str
-    champion_passes: bool
-    candidate_passes: bool
+    champion: Sequence[str]
+    candidate: Sequence[str]
+    champion_score: float
+    candidate_score: float
 
     @property
     def change(self) -> str:
         """better, worse, or same."""
-        if self.champion_passes == self.candidate_passes:
+        if self.champion_score == self.candidate_score:
             return "same"
-        return "better" if self.candidate_passes else "worse"
+        return "better" if self.candidate_score > self.champion_score else "worse"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,12 @@ class ShownSuite:
 def render(stage: EvaluateInput, asked: Sequence[Asked]) -> str:
     """The page."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"points": _points, "percent": lambda value: f"{100 * value:.1f}", "p": _p}
+    environment.filters |= {
+        "points": _points,
+        "percent": lambda value: f"{100 * value:.1f}",
+        "p": _p,
+        "passing": _passing,
+    }
     template = files("ratchet_trainer.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
     gain = float(stage.policy.min_improvement)
     return environment.from_string(template).render(
@@ -125,16 +130,19 @@ def _suite(one: Asked, gain: float) -> ShownSuite:
 
 
 def _rank(one: Asked, index: int) -> int:
-    before, after = one.passed["champion"][index], one.passed["candidate"][index]
-    return {(True, False): 0, (False, True): 1, (False, False): 2, (True, True): 3}[before, after]
+    before, after = one.scores["champion"][index], one.scores["candidate"][index]
+    if before == after:
+        return 3 if after == 1 else 2
+    return 0 if after < before else 1
 
 
 def _case(one: Asked, index: int) -> ShownCase:
     case: Case = one.cases[index]
     turns = [Message(role=turn.role, content=_clean(turn.content)) for turn in case.conversation]
     return ShownCase(
-        _clean(case.id), case.category or "", turns, _clean(case.wanted), _clean(one.champion[index]),
-        _clean(one.candidate[index]), one.passed["champion"][index], one.passed["candidate"][index],
+        _clean(case.id), case.category or "", turns, _clean(case.wanted),
+        [_clean(answer) for answer in one.champion[index]], [_clean(answer) for answer in one.candidate[index]],
+        one.scores["champion"][index], one.scores["candidate"][index],
     )  # fmt: skip
 
 
@@ -184,6 +192,10 @@ def _ends(bar: Bar) -> Iterator[float]:
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
+
+
+def _passing(score: float) -> str:
+    return {0.0: "fails", 1.0: "passes"}.get(score, f"passes {100 * score:.0f} % of its answers")
 
 
 def _p(value: float) -> str:

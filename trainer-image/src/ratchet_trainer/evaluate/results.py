@@ -5,7 +5,6 @@ Room: trainer. Pure.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -46,17 +45,21 @@ class Asked:
 
     suite: Suite
     cases: Sequence[Case]
-    champion: Sequence[str]
-    candidate: Sequence[str]
+    champion: Sequence[Sequence[str]]
+    """For each case its answers, as many as the suite's samples."""
+    candidate: Sequence[Sequence[str]]
     confidence: float
 
     @cached_property
-    def passed(self) -> Mapping[str, Sequence[bool]]:
-        """For each side, case by case, whether its answer passes."""
-        return {
-            "champion": [case.passes(answer) for case, answer in zip(self.cases, self.champion, strict=True)],
-            "candidate": [case.passes(answer) for case, answer in zip(self.cases, self.candidate, strict=True)],
-        }
+    def scores(self) -> Mapping[str, Sequence[float]]:
+        """For each side, case by case, the share of its answers that pass."""
+        return {"champion": self._scored(self.champion), "candidate": self._scored(self.candidate)}
+
+    def _scored(self, answers: Sequence[Sequence[str]]) -> list[float]:
+        return [
+            sum(case.passes(answer) for answer in found) / len(found)
+            for case, found in zip(self.cases, answers, strict=True)
+        ]
 
     @cached_property
     def compared(self) -> Paired:
@@ -75,8 +78,8 @@ class Asked:
 
     def _compare(self, chosen: Sequence[int], champion: str = "champion", candidate: str = "candidate") -> Paired:
         return compare(
-            [float(self.passed[champion][index]) for index in chosen],
-            [float(self.passed[candidate][index]) for index in chosen],
+            [self.scores[champion][index] for index in chosen],
+            [self.scores[candidate][index] for index in chosen],
             self.confidence,
             clusters=[self.cases[index].cluster for index in chosen],
         )
@@ -191,14 +194,9 @@ def case_lines(asked: Sequence[Asked]) -> Iterator[dict[str, object]]:
             yield {
                 "suite": one.suite.name,
                 "case": case.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-                "champion": {"answer": one.champion[index], "passes": one.passed["champion"][index]},
-                "candidate": {"answer": one.candidate[index], "passes": one.passed["candidate"][index]},
+                "champion": {"answers": list(one.champion[index]), "score": round(one.scores["champion"][index], 6)},
+                "candidate": {"answers": list(one.candidate[index]), "score": round(one.scores["candidate"][index], 6)},
             }
-
-
-def changes(one: Asked) -> Counter[tuple[bool, bool]]:
-    """How many cases (champion passes, candidate passes)."""
-    return Counter(zip(one.passed["champion"], one.passed["candidate"], strict=True))
 
 
 def read_results(data: bytes) -> list[SuiteResult]:

@@ -112,23 +112,36 @@ def _ask(
     # The same adapter on both sides needs asking once: greedy answers are the same answers.
     same = stage.candidate is not None and stage.champion == stage.candidate
     sides = ["candidate"] if same or (stage.candidate is None and stage.champion is None) else ["candidate", "champion"]
-    ticker = _Ticker(progress, len(sides) * sum(map(len, cases.values())))
+    ticker = _Ticker(
+        progress, len(sides) * sum(len(cases[suite.name]) * suite.samples for suite in stage.policy.suites)
+    )
     asked = []
     for suite in stage.policy.suites:
         prompts = _prompts(tokenizer, suite, cases[suite.name])
         answers = {}
         for side in sides:
             adapter = stage.candidate if side == "candidate" else stage.champion
-            asking = Asking(base.digest, _digest(adapter), prompts, suite.max_new_tokens, f"{device.type} {dtype}")
+            asking = Asking(
+                base.digest, _digest(adapter), prompts, suite.max_new_tokens, str(suite.temperature), suite.samples,
+                f"{device.type} {dtype}",
+            )  # fmt: skip
             known = None if suite.sealed else memory.recall(asking)
             if known is not None:
                 log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
-                ticker.spare(len(known))
+                ticker.spare(len(known) * suite.samples)
                 answers[side] = known
                 continue
             with switch(side) as active:
                 answers[side] = answer_all(
-                    active, tokenizer, stops, prompts, suite.max_new_tokens, stage.batch_size, ticker.part()
+                    active,
+                    tokenizer,
+                    stops,
+                    prompts,
+                    suite.max_new_tokens,
+                    stage.batch_size,
+                    ticker.part(),
+                    float(suite.temperature),
+                    suite.samples,
                 )
             if not suite.sealed:
                 memory.keep(asking, answers[side])

@@ -1,4 +1,4 @@
-"""Many prompts at once, answered greedily: how evaluation asks.
+"""Many prompts at once: how evaluation asks.
 
 Room: trainer. Touches the model that it is given.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ratchet_trainer.chat import Tokenizer
-from ratchet_trainer.generation.conversation import Conversation
+from ratchet_trainer.generation.conversation import Conversation, Sampling
 from ratchet_trainer.generation.engine import Engine, supported
 
 
@@ -19,15 +19,25 @@ def answer_all(
     max_new: int,
     batch_size: int,
     on_progress: Callable[[int, int], None],
-) -> list[str]:
-    """The likeliest answer to each prompt, in their order. `on_progress` gets answers done and tokens generated."""
+    temperature: float = 0.0,
+    samples: int = 1,
+) -> list[list[str]]:
+    """For each prompt, in their order, the likeliest answer, or with a temperature `samples` drawn ones.
+
+    `on_progress` gets answers done and tokens generated.
+    """
     # Similar lengths side by side: less padding, and the same batches for whoever is asked.
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     ask = _by_engine if supported(model.config) else _by_generate
-    tokens = ask(model, tokenizer, stops, [prompts[index] for index in order], max_new, batch_size, on_progress)
-    answers = [""] * len(prompts)
-    for index, found in zip(order, tokens, strict=True):
-        answers[index] = tokenizer.decode(found, skip_special_tokens=True).strip()
+    wanted = [
+        Conversation(prompts[index], max_new, Sampling(temperature, seed=(index << 8) + number))
+        for index in order
+        for number in range(samples)
+    ]
+    tokens = ask(model, tokenizer, stops, wanted, batch_size, on_progress)
+    answers: list[list[str]] = [[] for _ in prompts]
+    for place, found in enumerate(tokens):
+        answers[order[place // samples]].append(tokenizer.decode(found, skip_special_tokens=True).strip())
     return answers
 
 
@@ -35,15 +45,13 @@ def _by_engine(
     model: Any,
     tokenizer: Tokenizer,
     stops: frozenset[int],
-    prompts: Sequence[Sequence[int]],
-    max_new: int,
+    conversations: Sequence[Conversation],
     batch_size: int,
     on_progress: Callable[[int, int], None],
 ) -> list[list[int]]:
     del tokenizer
-    longest = max(len(prompt) for prompt in prompts)
-    engine = Engine(model, stops, min(batch_size, len(prompts)), longest + max_new)
-    conversations = [Conversation(prompt, max_new) for prompt in prompts]
+    longest = max(len(one.prompt) + one.max_new for one in conversations)
+    engine = Engine(model, stops, min(batch_size, len(conversations)), longest)
     for conversation in conversations:
         engine.add(conversation)
     done = generated = 0
@@ -60,8 +68,7 @@ def _by_generate(
     model: Any,
     tokenizer: Tokenizer,
     stops: frozenset[int],
-    prompts: Sequence[Sequence[int]],
-    max_new: int,
+    conversations: Sequence[Conversation],
     batch_size: int,
     on_progress: Callable[[int, int], None],
 ) -> list[list[int]]:
@@ -72,15 +79,18 @@ def _by_generate(
     device = next(model.parameters()).device
     results: list[list[int]] = []
     generated = 0
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
+    for start in range(0, len(conversations), batch_size):
+        batch = [one.prompt for one in conversations[start : start + batch_size]]
+        max_new, sampling = conversations[start].max_new, conversations[start].sampling
         width = max(map(len, batch))
         ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in batch], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
-        with torch.inference_mode():
+        drawn = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature > 0 else {}
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(sampling.seed or 0)
             output = model.generate(
-                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new, pad_token_id=pad,
-                eos_token_id=sorted(stops),
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new, pad_token_id=pad,
+                eos_token_id=sorted(stops), **({"do_sample": False} | drawn),
             )  # fmt: skip
         for row in output[:, width:].tolist():
             end = next((index for index, token in enumerate(row) if token in stops), len(row))
