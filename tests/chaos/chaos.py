@@ -13,16 +13,18 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 sys.path.insert(0, str(_HERE))
-if "operator_world" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("operator_world", _HERE.parent / "operator_room" / "world.py")
-    assert _spec is not None
-    assert _spec.loader is not None
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules["operator_world"] = _module
-    _spec.loader.exec_module(_module)
+for _name in ("world", "fake", "neighbours", "stories", "gitserver", "forges", "shop"):
+    if f"operator_{_name}" not in sys.modules:
+        _file = _HERE.parent / "operator_room" / f"{_name}.py"
+        _spec = importlib.util.spec_from_file_location(f"operator_{_name}", _file)
+        assert _spec is not None
+        assert _spec.loader is not None
+        _module = importlib.util.module_from_spec(_spec)
+        sys.modules[f"operator_{_name}"] = _module
+        _spec.loader.exec_module(_module)
 
+from catalogue import TALES  # noqa: E402
 from simulation import Result, tell  # noqa: E402
-from tales import TALES  # noqa: E402
 
 _undisturbed: dict[str, Result] = {}
 

@@ -5,11 +5,15 @@ middle of it: Jobs have no pod at first, arms become ready later, orphans keep t
 """
 
 import asyncio
+import hashlib
 import itertools
+import json
 import marshal
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from operator_fake import differ, keyed, without
 
 from ratchet_operator.clients.transport import JSON, AlreadyExists, NotFound
 from ratchet_operator.errors import Conflict
@@ -17,6 +21,7 @@ from ratchet_operator.errors import Conflict
 EPOCH = datetime(2026, 1, 5, 12, 0, 0, tzinfo=UTC)
 Where = tuple[str, str]
 NAMESPACE = "default"
+TEMPLATE_LABEL = "pod-template-hash"
 
 
 def plural_path(kind: str, namespace: str = NAMESPACE) -> str:
@@ -57,6 +62,8 @@ class Server:
         self.collections: dict[str, dict[str, JSON]] = {}
         self.uids: dict[str, Where] = {}
         self.listeners: list[Change] = []
+        self._applied: dict[Where, dict[str, JSON]] = {}
+        """What each manager has applied to a Deployment, so that what it leaves out next time is taken out."""
         self._numbers = itertools.count(1)
 
     def request(
@@ -76,7 +83,10 @@ class Server:
             return {"items": [copy(found) for found in self._select(things, query or {})]}
         if method == "post":
             return self._create(who, collection, body)
-        if method == "patch" and content_type == "application/apply-patch+yaml" and name not in things:
+        applied = method == "patch" and content_type == "application/apply-patch+yaml"
+        if applied and body["kind"] == "Deployment":
+            return self._apply(who, collection, body, query or {})
+        if applied and name not in things:
             return self._create(who, collection, body)
         if name not in things:
             raise NotFound(path)
@@ -85,7 +95,29 @@ class Server:
         if method == "delete":
             self.delete(who, collection, name, (body or {}).get("preconditions") or {})
             return {}
+        if applied and body["kind"] == "Service":
+            # An atomic map: applied whole.
+            body["spec"]["selector"] = dict.fromkeys(things[name]["spec"]["selector"]) | body["spec"]["selector"]
         return self._change(who, collection, name, body, part, replace=method == "put")
+
+    def _apply(self, who: str, collection: str, body: JSON, query: Mapping[str, str]) -> JSON:
+        """Server-side apply with managers."""
+        name, manager = body["metadata"]["name"], query.get("fieldManager", who)
+        present = self.collections.setdefault(collection, {}).get(name)
+        uid = body["metadata"].pop("uid", None)
+        if uid is not None and (present is None or present["metadata"]["uid"] != uid):
+            raise Conflict(f"{collection}/{name}: uid mismatch")
+        managers = self._applied.setdefault((collection, name), {})
+        others = [theirs for other, theirs in managers.items() if other != manager]
+        for other, theirs in managers.items():
+            field = differ(theirs, body) if other != manager else None
+            if field is not None and query.get("force") == "false" and differ(present, body) is not None:
+                raise Conflict(f'Apply failed with 1 conflict: conflict with "{other}": {field}')
+        before, managers[manager] = managers.get(manager, {}), copy(body)
+        if present is None:
+            return self._create(who, collection, body)
+        new = keyed(without(copy(present), before, [body, *others]), body)
+        return self._store(who, collection, name, new)
 
     def all(self, kind: str) -> list[JSON]:
         """Objects of a kind, not to be changed."""
@@ -107,6 +139,7 @@ class Server:
             if meta[key] != value:
                 raise Conflict(f"precondition failed: {key} is {meta[key]}, not {value}")
         gone = self.collections[collection].pop(name)
+        self._applied.pop((collection, name), None)
         self.uids.pop(meta["uid"], None)
         self._tell(who, gone["kind"], gone, None)
 
@@ -141,8 +174,12 @@ class Server:
             new = body | {"metadata": old["metadata"] | body["metadata"]}
         else:
             new = merged(old, body)
-            generation = old["metadata"]["generation"] + (new.get("spec") != old.get("spec"))
-            new["metadata"] = new["metadata"] | {"generation": generation}
+        return self._store(who, collection, name, new)
+
+    def _store(self, who: str, collection: str, name: str, new: JSON) -> JSON:
+        old = self.collections[collection][name]
+        generation = old["metadata"]["generation"] + (new.get("spec") != old.get("spec"))
+        new["metadata"] = new["metadata"] | {"generation": generation}
         if new == old:
             return copy(old)
         new["metadata"] = new["metadata"] | {"resourceVersion": str(next(self._numbers))}
@@ -208,6 +245,10 @@ class Controllers:
                 owner = thing["metadata"]["ownerReferences"][0]
                 if owner["kind"] == "Deployment":
                     self._later("scale", self._scale, owner["uid"])
+        elif kind == "Pod" and old is not None and ready(new) and not ready(old):
+            owner = self._by_uid(new["metadata"]["ownerReferences"][0]["uid"])
+            if owner is not None and any(_template(pod) != _template(new) for pod in self.pods(uid_of(owner))):
+                self._later("scale", self._scale, uid_of(owner))
         elif kind == "Job" and old is None:
             self._later("pod", self._job_pod, uid)
         elif kind == "Deployment" and (old is None or old["spec"] != new["spec"]):
@@ -243,23 +284,28 @@ class Controllers:
     def _job_pod(self, uid: str) -> None:
         job = self._by_uid(uid)
         if job is not None and not self.pods(uid) and not job.get("status"):
-            self._pod(job)
+            self._pod(job, {"batch.kubernetes.io/job-name": job["metadata"]["name"]})
 
     def _scale(self, uid: str) -> None:
+        """As many pods of the present template as it wants; those of earlier ones go once these are ready."""
         deployment = self._by_uid(uid)
         if deployment is None:
             return
-        there, wanted = self.pods(uid), deployment["spec"]["replicas"]
-        for pod in there[wanted:]:
+        wanted, template = deployment["spec"].get("replicas", 1), deployment["spec"]["template"]
+        digest = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:10]
+        there = self.pods(uid)
+        new = [pod for pod in there if _template(pod) == digest]
+        gone = new[wanted:]
+        if sum(ready(pod) for pod in new) >= wanted:
+            gone += [pod for pod in there if pod not in new]
+        for pod in gone:
             self._server.delete("deployments", plural_path("Pod"), pod["metadata"]["name"])
-        for _ in range(len(there), wanted):
-            self._pod(deployment)
+        for _ in range(len(new), wanted):
+            self._pod(deployment, {TEMPLATE_LABEL: digest})
 
-    def _pod(self, owner: JSON) -> None:
+    def _pod(self, owner: JSON, further: JSON) -> None:
         meta, number = owner["metadata"], next(self._names)
-        labels = dict(owner["spec"]["template"]["metadata"]["labels"])
-        if owner["kind"] == "Job":
-            labels["batch.kubernetes.io/job-name"] = meta["name"]
+        labels = owner["spec"]["template"]["metadata"]["labels"] | further
         reference = {"kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
         named = {"name": f"{meta['name']}-{number}", "namespace": NAMESPACE, "labels": labels}
         volumes = owner["spec"]["template"]["spec"].get("volumes") or []
@@ -312,6 +358,15 @@ def running(now: str, address: str) -> JSON:
         "conditions": [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in types],
         "containerStatuses": [{"name": "server", "ready": True, "state": {"running": {"startedAt": now}}}],
     }
+
+
+def uid_of(thing: JSON) -> str:
+    """Its uid."""
+    return str(thing["metadata"]["uid"])
+
+
+def _template(pod: JSON) -> str:
+    return str(pod["metadata"]["labels"].get(TEMPLATE_LABEL, ""))
 
 
 def ready(pod: JSON) -> bool:

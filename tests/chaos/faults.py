@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ratchet_operator.clients.transport import JSON, NotFound, translated
 from ratchet_operator.errors import OperatorError, Unavailable
@@ -31,6 +32,8 @@ REQUEST_FAULTS = (
     "stale",  # a list of children as it was some seconds ago
 )
 """What may befall one request."""
+EFFECTS = ("broken after", "lost answer", "late", "kill after")
+"""Those of requests that have one."""
 WORLD_FAULTS = (
     "lost event",  # a watch event never arrives
     "doubled event",  # it arrives twice
@@ -50,6 +53,8 @@ WORLD_FAULTS = (
 )
 """What may befall everything else."""
 CLIENT_SECONDS = 20.0
+LATE = " (late)"
+"""Who makes a change that nobody waits for any more."""
 STAGES_DISTURBED = 2
 """Disruptions of stages in one story: fewer than their retries, so that the end stays the same."""
 
@@ -109,9 +114,12 @@ class Dice:
 def _fits(name: str, method: str) -> bool:
     if method == "ask":
         return name in ("kill before", "slow")
+    if method in ("look", "tell"):
+        # Git and forges: nobody answers 409, and no list is stale.
+        return name not in ("conflict", "stale") and (method == "tell" or name not in EFFECTS)
     if name == "stale":
         return method == "list"
-    if name in ("broken after", "lost answer", "late", "kill after"):
+    if name in EFFECTS:
         return method not in ("get", "list")
     return name != "conflict" or method in ("put", "patch", "delete")
 
@@ -140,12 +148,17 @@ class Link:
         listing = method == "get" and "/" + path.rsplit("/", 1)[1] in ("/pods", "/deployments", "/modelversions")
         fault = await self.pause("list" if listing else method, path, lease)
 
-        def act() -> JSON:
+        def act(late: bool = False) -> JSON:
             if fault == "stale":
                 return self._simulation.stale(path, query)
-            return self._simulation.server.request(self._who, method, path, body, query, content_type)
+            who = f"{self._who}{LATE}" if late else self._who
+            return self._simulation.server.request(who, method, path, body, query, content_type)
 
         where = f"{method.upper()} {path}"
+
+        def silent(what: str) -> Exception:
+            return Unavailable(f"{where}: TimeoutError")
+
         match fault:
             case "conflict":
                 raise translated(method, path, 409, "Operation cannot be fulfilled: the object has been modified")
@@ -153,23 +166,44 @@ class Link:
                 raise translated(method, path, 429, "Too many requests, please try again later (Retry-After: 1)")
             case "broken":
                 raise translated(method, path, 500, "etcdserver: request timed out")
-            case "lost request":
-                await self._sleep(CLIENT_SECONDS)
-                raise Unavailable(f"{where}: TimeoutError")
             case "late":
-                self._later(act)
-                await self._sleep(CLIENT_SECONDS)
-                raise Unavailable(f"{where}: TimeoutError")
+                self.later(lambda: act(late=True), OperatorError, NotFound)
+        await self.fails(fault, silent)
         answer = act()
-        match fault:
-            case "kill after":
-                self._kill()
-            case "broken after":
-                raise translated(method, path, 500, "etcdserver: leader changed")
-            case "lost answer":
-                await self._sleep(CLIENT_SECONDS)
-                raise Unavailable(f"{where}: TimeoutError")
+        if fault == "broken after":
+            raise translated(method, path, 500, "etcdserver: leader changed")
+        await self.fails_after(fault, silent)
         return answer
+
+    async def fails(self, fault: str | None, silent: Callable[[str], Exception]) -> None:
+        """No answer, before the request has had an effect."""
+        if fault in ("broken", "throttled"):
+            raise silent(fault)
+        if fault in ("lost request", "late"):
+            await self._sleep(CLIENT_SECONDS)
+            raise silent(fault)
+
+    async def fails_after(self, fault: str | None, silent: Callable[[str], Exception]) -> None:
+        """No answer, though the request has had its effect."""
+        if fault == "kill after":
+            self.kill()
+        if fault == "broken after":
+            raise silent(fault)
+        if fault == "lost answer":
+            await self._sleep(CLIENT_SECONDS)
+            raise silent(fault)
+
+    def at_once(self, method: str, what: str) -> str | None:
+        """As `pause`, for work in a thread, which awaits nothing."""
+        if self.dead:
+            raise Killed
+        self._simulation.dice.step()
+        fault = self._simulation.dice.request(method)
+        if fault is not None:
+            self._simulation.note(f"{fault}: {self._who} {method.upper()} {what}")
+        if fault == "kill before":
+            self.kill()
+        return fault
 
     async def pause(self, method: str, what: str, quietly: bool = False) -> str | None:
         """The way there: an await at which the process may die; returns what else goes wrong."""
@@ -181,7 +215,7 @@ class Link:
         if fault is not None:
             self._simulation.note(f"{fault}: {self._who} {method.upper()} {what}")
         if fault == "kill before":
-            self._kill()
+            self.kill()
         await self._sleep(dice.between(2.0, 15.0) if fault == "slow" else dice.between(0.01, 0.05))
         return fault
 
@@ -190,16 +224,17 @@ class Link:
         if self.dead:
             raise Killed
 
-    def _kill(self) -> None:
+    def kill(self) -> NoReturn:
+        """The process ends here."""
         self.die()
         raise Killed
 
-    def _later(self, act: "object") -> None:
+    def later(self, act: Callable[[], object], *errors: type[Exception]) -> None:
+        """It takes effect when nobody waits for its answer any more."""
+
         def late() -> None:
-            try:
-                act()  # type: ignore[operator]
-            except (OperatorError, NotFound):
-                return  # nobody waits for the answer
+            with suppress(*errors):
+                act()
 
         loop = asyncio.get_running_loop()
         loop.call_later(self._simulation.dice.between(0.0, CLIENT_SECONDS + 10.0), late)

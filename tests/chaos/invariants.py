@@ -1,9 +1,13 @@
 """What must hold after every change, whoever made it, and at the end."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from cluster import EPOCH, ready
+from cluster import EPOCH, ready, uid_of
+from faults import LATE
+from operator_stories import WORKLOAD
+from surroundings import versions_of
 
 from ratchet_api.names import VERSION_LABEL
 from ratchet_operator.clients.transport import JSON
@@ -58,6 +62,8 @@ class Invariants:
             self._arm(thing)
             if new is None and who.startswith("operator"):
                 self._arm_removed(thing)
+            if thing["metadata"]["name"] == WORKLOAD and new is not None:
+                self._in_place(who, old, new)
         elif kind == "ImprovementCycle" and new is not None and new.get("status"):
             self._cycle((old or {}).get("status") or {}, new["status"])
         elif kind == "ModelVersion" and old is not None and new is not None and new.get("status"):
@@ -71,29 +77,66 @@ class Invariants:
             self._whole_at[version] = self._now
 
     def _whole(self, version: str) -> bool:
-        server = self._simulation.server
-        deployment = server.find("Deployment", f"{version}-arm")
-        if deployment is None:
-            return False
-        pods = [p for p in self._simulation.controllers.pods(deployment["metadata"]["uid"]) if ready(p)]
-        return len(pods) >= int(deployment["spec"]["replicas"])
+        """Whether a Deployment of the version has all its pods; by number of pods, when it has any."""
+        for deployment in self._simulation.server.all("Deployment"):
+            pods = [p for p in self._simulation.controllers.pods(uid_of(deployment)) if ready(p)]
+            serving = [p for p in pods if p["metadata"]["labels"].get(VERSION_LABEL) == version]
+            wanted = 1 if self._router == "replicas" else deployment["spec"].get("replicas", 1)
+            if serving and len(serving) >= wanted:
+                return True
+        return False
+
+    @property
+    def _router(self) -> str:
+        cycle = self._simulation.server.find("ImprovementCycle", "assistant") or {"spec": {}}
+        return str((cycle["spec"].get("serving") or {}).get("router", "gateway"))
 
     def _lately_whole(self, version: str) -> bool:
         return self._whole(version) or self._now - self._whole_at.get(version, -1e9) <= PASS_SECONDS
 
     def _arm_removed(self, deployment: JSON) -> None:
-        version = deployment["metadata"]["labels"][VERSION_LABEL]
-        living = [cycle["metadata"]["uid"] for cycle in self._simulation.server.all("ImprovementCycle")]
+        name, version = deployment["metadata"]["name"], deployment["metadata"]["labels"][VERSION_LABEL]
+        living = [uid_of(cycle) for cycle in self._simulation.server.all("ImprovementCycle")]
         if deployment["metadata"]["ownerReferences"][0]["uid"] not in living:
             return
-        for gateway in self._simulation.gateways:
-            if gateway.weights and gateway.weights.get(version):
-                self._fail(f"the arm of {version} is removed while a gateway sends it {gateway.weights[version]} %")
+        for sender, share in self._senders(deployment, version):
+            self._fail(f"the arm of {version} is removed while {sender} sends it {share} %")
         for cycle in self._simulation.server.all("ImprovementCycle"):
             serving = (cycle.get("status") or {}).get("serving") or {}
             for role in ("stable", "candidate"):
-                if (serving.get(role) or {}).get("version") == version:
+                if (serving.get(role) or {}).get("deployment") == name:
                     self._fail(f"the arm of {version} is removed while it is {role}")
+
+    def _senders(self, deployment: JSON, version: str) -> Iterator[tuple[str, int]]:
+        """Who sends requests to its pods now."""
+        simulation, uid = self._simulation, uid_of(deployment)
+        if self._router == "gateway":
+            pods = [p for p in simulation.server.all("Pod") if p["metadata"]["labels"].get(VERSION_LABEL) == version]
+            others = [p for p in pods if ready(p) and p["metadata"]["ownerReferences"][0]["uid"] != uid]
+            for gateway in simulation.gateways:
+                if gateway.weights and gateway.weights.get(version) and not others:
+                    yield "a gateway", gateway.weights[version]
+            return
+        weights = {s["metadata"]["name"]: 100 for s in simulation.server.all("Service")}
+        if self._router == "httpRoute":
+            weights = next(iter(simulation.gate.weights.values()), {})
+        for service, weight in weights.items():
+            reached = [p["metadata"]["ownerReferences"][0]["uid"] for p in simulation.endpoints.reached(service)]
+            if weight and uid in reached:
+                yield f"Service {service}", weight
+
+    def _in_place(self, who: str, old: JSON | None, new: JSON) -> None:
+        """People's Deployment: all that is theirs stays, and no version is taken from it that it has to serve."""
+        lost = _lost(self._simulation.story.workload, new)
+        if lost is not None:
+            self._fail(f"{who} changes {lost} of people's Deployment")
+        before, after = (_template_version(d) if d is not None else None for d in (old, new))
+        if before == after or before is None or who.endswith(LATE):
+            return
+        for cycle in self._simulation.server.all("ImprovementCycle"):
+            for arm in _arms(cycle.get("status") or {}):
+                if arm["deployment"] == WORKLOAD and arm["version"] == before:
+                    self._fail(f"people's Deployment is rolled from {before} to {after} while {before} serves there")
 
     # Jobs
 
@@ -230,17 +273,34 @@ class Invariants:
         """What people must have been told, and what must not be left over."""
         server = self._simulation.server
         cycle = server.find("ImprovementCycle", "assistant")
-        assert cycle is not None
+        if cycle is None:
+            return
         status = cycle["status"]
         weights: dict[str, Any] = {a["version"]: a["weight"] for a in _arms(status)}
         for gateway in self._simulation.gateways:
             if gateway.weights != weights:
                 self._fail(f"a gateway has {gateway.weights} in force, not {weights}")
-        wanted = {f"{version}-arm" for version in weights}
+        wanted = {a["deployment"] for a in _arms(status)}
         there = {d["metadata"]["name"] for d in server.all("Deployment")}
         if wanted != there:
             self._fail(f"arms {sorted(there)} are there, {sorted(wanted)} are wanted")
+        if self._router != "gateway":
+            self._reached({version for version, weight in weights.items() if weight})
+        repository = self._simulation.repository
+        for branch, pulls in (repository.forge.pulls if repository is not None else {}).items():
+            if len(pulls) != 1:
+                self._fail(f"{branch} has {len(pulls)} pull requests")
         self._told(cycle)
+
+    def _reached(self, wanted: set[str]) -> None:
+        """Whom requests come to without a gateway."""
+        simulation = self._simulation
+        weights = {s["metadata"]["name"]: 100 for s in simulation.server.all("Service")}
+        if self._router == "httpRoute":
+            weights = next(iter(simulation.gate.weights.values()), {})
+        reached = {name: versions_of(simulation.endpoints.reached(name)) for name, weight in weights.items() if weight}
+        if set().union(*reached.values()) != wanted or not all(reached.values()):
+            self._fail(f"{reached} are answered, {wanted} should")
 
     def _told(self, cycle: JSON) -> None:
         said = {(e["regarding"]["name"], e["reason"]) for e in self._simulation.server.all("Event")}
@@ -258,3 +318,20 @@ class Invariants:
 def _arms(status: JSON) -> list[JSON]:
     serving = status.get("serving") or {}
     return [arm for arm in (serving.get("stable"), serving.get("candidate")) if arm]
+
+
+def _template_version(deployment: JSON) -> str | None:
+    found: str | None = deployment["spec"]["template"]["metadata"]["labels"].get(VERSION_LABEL)
+    return found
+
+
+def _lost(theirs: Any, present: Any, path: str = "") -> str | None:
+    """The first field of `theirs` that is another one now; entries of lists with names may have got company."""
+    if isinstance(theirs, dict) and isinstance(present, dict):
+        found = (_lost(value, present.get(key), f"{path}.{key}") for key, value in theirs.items())
+        return next((field for field in found if field is not None), None)
+    if isinstance(theirs, list) and isinstance(present, list) and all(isinstance(one, dict) for one in theirs):
+        named = {one.get("name"): one for one in present}
+        found = (_lost(one, named.get(one.get("name")), f"{path}.{one.get('name')}") for one in theirs)
+        return next((field for field in found if field is not None), None)
+    return None if theirs == present else path

@@ -17,8 +17,9 @@ from cluster import NAMESPACE, Clock, Controllers, Server, plural_path, ready, s
 from faults import Dice, Killed, Link
 from invariants import Invariants
 from operator_world import SETTINGS
+from surroundings import Endpoints, Gate, Repository, Threads
 
-from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, STAGE_LABEL, VERSION_LABEL
+from ratchet_api.names import ARM_LABEL, CYCLE_KIND, CYCLE_LABEL, STAGE_LABEL, VERSION_LABEL
 from ratchet_api.stage import StageReport
 from ratchet_operator import handlers
 from ratchet_operator.application import Application
@@ -33,7 +34,7 @@ from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Sam
 from ratchet_operator.domain.proposal import Seen
 from ratchet_operator.domain.queries import ArmQueries
 from ratchet_operator.leader import Leader
-from ratchet_operator.queue import LAST_BACKOFF
+from ratchet_operator.queue import LAST_BACKOFF, Key
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.reconcile.desk import Desk
 from ratchet_operator.settings import Election
@@ -90,6 +91,8 @@ class Process(Application):
             self.skew = timedelta(0)
         self.leader = Leader(election, self._loop.time)
         kube = Kube(self.link, self.leader.guard, self.metrics)
+        repository = simulation.repository
+        proposer = NoGit() if repository is None else repository.proposer(self.link, self.leader.guard)
         self.context = Context(
             kube=kube,
             events=Events(kube, name),
@@ -98,7 +101,7 @@ class Process(Application):
             arms=Arms(simulation, self.link),
             settings=settings,
             metrics=self.metrics,
-            desk=Desk(kube, NoGit()),
+            desk=Desk(kube, proposer, lambda key: self.queue.add(Key(CYCLE_KIND, *key))),
             now=lambda: simulation.clock() + self.skew,
         )
         self.link.die = self.die
@@ -123,7 +126,7 @@ class Process(Application):
         self.link.dead = True
         if self._changed in self._simulation.server.listeners:
             self._simulation.server.listeners.remove(self._changed)
-        for task in self._tasks:
+        for task in (*self._tasks, *self.context.desk._visits.values()):
             task.cancel()
         self.queue.clear()
         self._simulation.died(self)
@@ -270,7 +273,7 @@ class GatewayPod:
         if kind != "ImprovementCycle":
             return
         dice, loop = self._simulation.dice, asyncio.get_running_loop()
-        slow = dice.strikes("slow gateway", 0.1)
+        slow = dice.strikes("slow gateway", 0.25)
         loop.call_later(dice.between(2.0, 25.0) if slow else dice.between(0.05, 1.0), self._read)
         if dice.strikes("restarted gateway", 0.03):
             self._simulation.note("a gateway pod restarts")
@@ -320,6 +323,12 @@ class Simulation:
         self._over = False
         self.server.listeners.append(self._remember)
         self.controllers = Controllers(self.server, self._delay, self._ending)
+        self.endpoints = Endpoints(self.server, self._delay)
+        self.gate = Gate(self.server, self._delay)
+        self.repository: Repository | None = None
+        if story.git:
+            loop.set_default_executor(Threads(self))
+            self.repository = Repository(self)
         self.gateways = [GatewayPod(self), GatewayPod(self)]
         self.invariants = Invariants(self)
         self.server.listeners.append(self.invariants.changed)
@@ -456,6 +465,8 @@ class Simulation:
         for process in self._processes:
             process.die()
         await asyncio.gather(meddling, *tasks, return_exceptions=True)
+        if self.repository is not None:
+            self.repository.close()
         return Result(
             self.dice.seed, self.story.name, self.failures, self.dice.schedule, ending, self.passes,
             sum(1 for _ in self.writes), len(self.writes), self._loop.time(),
@@ -489,6 +500,10 @@ class Story:
     bad: Mapping[str, float] = {}
     returns = False
     """Whether versions may have more than one rollout, because a person moves the pointer."""
+    git = False
+    """Whether there is a repository with a forge."""
+    workload: JSON = {}  # noqa: RUF012
+    """The Deployment of people's that serves."""
 
     async def people(self, simulation: Simulation) -> None:
         """What people do."""

@@ -316,12 +316,3 @@ class Moved(Tale):
         await people.until(lambda: people.phase() == "Done", "taken back")
         people.edit(serving={"version": "hand"})
         await people.champion("hand")
-
-
-TALES: dict[str, Tale] = {
-    tale.name: tale
-    for tale in (
-        Forward(), Back(), ThereAndBack(), BackAndForth(), Rejected(), Gate(), Queue(), Deleted(), Approved(), Reborn(),
-        Suspended(), Moved(),
-    )
-}  # fmt: skip

@@ -71,14 +71,14 @@ class FakeApi:
         if uid is not None and (present is None or present["metadata"]["uid"] != uid):
             raise Conflict(f"{where}: uid mismatch")
         for (place, other), theirs in self._applied.items():
-            field = _differ(theirs, body) if place == where and other != manager else None
-            if field is not None and query["force"] == "false" and _differ(present, body) is not None:
+            field = differ(theirs, body) if place == where and other != manager else None
+            if field is not None and query["force"] == "false" and differ(present, body) is not None:
                 raise Conflict(f'Apply failed with 1 conflict: conflict with "{other}": {field}')
         self._applied[where, manager] = copy.deepcopy(body)
         if present is None:
             return self._create(where[0], body)
         others = [b for (place, m), b in self._applied.items() if place == where and m != manager]
-        wanted = _keyed(_without(copy.deepcopy(present), before, [body, *others]), body)
+        wanted = keyed(without(copy.deepcopy(present), before, [body, *others]), body)
         wanted["metadata"]["generation"] = present["metadata"]["generation"] + (wanted["spec"] != present["spec"])
         if wanted == present:
             return copy.deepcopy(present)
@@ -237,15 +237,15 @@ def _like(value: Any, entries: JSON) -> Any:
     return list(entries.values()) if isinstance(value, list) else entries
 
 
-def _keyed(old: Any, new: Any, field: str = "") -> Any:
+def keyed(old: Any, new: Any, field: str = "") -> Any:
     """Server-side apply: maps by their keys, and the lists that have some; everything else whole."""
     before, after = _entries(old, field), _entries(new, field)
     if before is None or after is None:
         return new
-    return _like(old, before | {key: _keyed(before.get(key), value, str(key)) for key, value in after.items()})
+    return _like(old, before | {key: keyed(before.get(key), value, str(key)) for key, value in after.items()})
 
 
-def _without(old: Any, mine: Any, others: list[Any], field: str = "") -> Any:
+def without(old: Any, mine: Any, others: list[Any], field: str = "") -> Any:
     """Without what `mine` has and nobody else."""
     before, gone = _entries(old, field), _entries(mine, field)
     if before is None or gone is None:
@@ -256,16 +256,16 @@ def _without(old: Any, mine: Any, others: list[Any], field: str = "") -> Any:
         if key not in gone or (holders and _entries(value, str(key)) is None):
             kept[key] = value
         elif holders:
-            kept[key] = _without(value, gone[key], holders, str(key))
+            kept[key] = without(value, gone[key], holders, str(key))
     return _like(old, kept)
 
 
-def _differ(theirs: Any, mine: Any, field: str = "", path: str = "") -> str | None:
+def differ(theirs: Any, mine: Any, field: str = "", path: str = "") -> str | None:
     """The first field that both say something else about."""
     before, after = _entries(theirs, field), _entries(mine, field)
     if before is None or after is None:
         return None if theirs == mine else path
-    found = (_differ(before[k], v, str(k), f"{path}.{k}") for k, v in after.items() if k in before)
+    found = (differ(before[k], v, str(k), f"{path}.{k}") for k, v in after.items() if k in before)
     return next((where for where in found if where is not None), None)
 
 
