@@ -1,17 +1,22 @@
 """The looks at many texts at once: each says the same as the look at one text, or points at no fewer."""
 
+import json
 import random
 import sys
+import tracemalloc
 import unicodedata
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.trainer.test_curate import NOW, example
 
-from ratchet_api.data import DEFAULT_CATEGORIES, Category
+from ratchet_api.data import DEFAULT_CATEGORIES, Category, Curation
 from ratchet_trainer.curate.columns import BATCH_CHARACTERS, Columns, Seen, batches
 from ratchet_trainer.curate.examples import Categoriser, Example
+from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examples_of
 from ratchet_trainer.curate.pool import Keyed, Pool
 from ratchet_trainer.curate.sensitive import find, suspects
 from ratchet_trainer.curate.similar import BANDS, band_keys, jaccard, shingles
@@ -174,3 +179,26 @@ def test_examples_are_a_sequence() -> None:
     assert [kept[1], kept[-1], *kept[1:3], *kept.where([True, False, False, False, True])] == [
         given_[1], given_[4], given_[1], given_[2], given_[0], given_[4],
     ]  # fmt: skip
+
+
+def test_long_lines_are_not_held_together(tmp_path: Path) -> None:
+    """64 conversations of nearly 1 MiB each: no more of them at once than a few."""
+    with (tmp_path / "a.jsonl").open("w") as sink:
+        for number in range(64):
+            turns = [{"role": "user", "content": "x" * 900_000}, {"role": "user", "content": "q"}]
+            record = {
+                "kind": "interaction", "id": f"r{number}", "session": "s", "namespace": "n", "cycle": "c",
+                "version": "v", "arm": "stable", "time": "2026-11-20T10:00:00Z", "messages": turns,
+                "answer": {"role": "assistant", "content": "a"}, "status": 200, "duration": 1,
+            }  # fmt: skip
+            sink.write(json.dumps(record) + "\n")
+    run = Settings(Curation(), "n", "c", NOW - timedelta(days=30), NOW + timedelta(days=30), timedelta(days=7))
+    counts = Counts()
+    tracemalloc.start()
+    try:
+        for _ in examples_of(run, [SessionFile("a", tmp_path / "a.jsonl")], lambda *_: None, counts):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+    assert counts.interactions == 64

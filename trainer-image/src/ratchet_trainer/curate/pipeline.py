@@ -27,7 +27,7 @@ from ratchet_trainer.curate.verdicts import Recorded, Verdicts
 
 MOST_UNREADABLE = Decimal("0.9")
 """Share of the lines read beyond which a run fails rather than goes on with the rest."""
-_CHUNK, _LONG = 512, 2048
+_CHUNK, _CHUNK_BYTES = 512, 4 << 20
 Told = Callable[[int, int], None]
 """Files done, files in all."""
 
@@ -156,14 +156,14 @@ def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told, co
         told(done, len(opened))
 
 
-def _chunks(records: Iterator[Recorded]) -> Iterator[list[Recorded]]:
+def _chunks(records: Iterator[tuple[int, Recorded]]) -> Iterator[list[Recorded]]:
     """So many that a step for all of them is a small one for each, and so few that they are no burden when they are as
-    long as a line may be."""
+    long as a line may be; each comes with the bytes of its line."""
     chunk, size = list[Recorded](), 0
-    for record in records:
+    for length, record in records:
         chunk.append(record)
-        size += 1 + len(_last_text(record[1])) // _LONG
-        if size >= _CHUNK:
+        size += length
+        if size >= _CHUNK_BYTES or len(chunk) >= _CHUNK:
             yield chunk
             chunk, size = [], 0
     if chunk:
@@ -228,8 +228,8 @@ def _last_text(interaction: Interaction | PlainInteraction) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[Recorded]:
-    """Interactions of this cycle within the window; everything else is counted."""
+def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[tuple[int, Recorded]]:
+    """Interactions of this cycle within the window, with the bytes of their lines; everything else is counted."""
     step = counts.funnel["reading"]
     for line, entry in file.entries():
         if entry is None:
@@ -247,7 +247,7 @@ def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[Recorde
         elif entry.dated and not settings.since <= record.time < settings.until:
             step.drop("outsideWindow")
         else:
-            yield entry, record
+            yield len(line.content), (entry, record)
 
 
 def _is_ours(settings: Settings, record: Interaction | Feedback | PlainInteraction | PlainFeedback) -> bool:
