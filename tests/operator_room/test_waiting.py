@@ -81,6 +81,40 @@ async def test_missing_suites(fake_world: World, keys: tuple[str, ...]) -> None:
     assert sorted(await world.jobs()) == ["assistant-1-curate-0", "mine-evaluate-0"]
 
 
+@pytest.mark.parametrize(
+    ("cases", "words"),
+    [
+        ("\n \n", "has no cases: write one JSON object a line"),
+        ('{"id": "a"}\n\n{"id": "a"}', "line 3: the id 'a' is that of line 1; give each case its own"),
+        ('{"id": "a"}\noops', "line 2 is no JSON"),
+        ("[" * 100_000, "line 1 is no JSON"),
+        ("[1]", "line 1 is no JSON object"),
+    ],
+)
+async def test_suites_that_nothing_could_be_judged_by(fake_world: World, cases: str, words: str) -> None:
+    """Said before any Job is made, not after a training."""
+    world = fake_world
+    await world.storage()
+    await world.suites("house.jsonl", cases=cases)
+    await world.apply(cycle_manifest(world.namespace))
+    await world.settle()
+    await world.annotate("run", "now")
+    recipe = version_manifest(world.namespace, "recipe")
+    recipe["spec"] = {
+        "cycle": "assistant", "dataset": {"uri": "s3://ratchet/assistant/datasets/d", "digest": "sha256:" + "d" * 64}
+    }  # fmt: skip
+    await world.apply(recipe)
+    await world.settle()
+    for version in ("", "recipe"):
+        state, reason, message = await stalled(world, version)
+        assert (state, reason) == ("True", "InvalidSpec")
+        assert f"evaluation.suites[house].cases: ConfigMap suites, key house.jsonl: {words}" in message
+    assert await world.jobs() == {}
+    await world.suites("house.jsonl", cases='{"id": "a"}\n{"id": "b"}')
+    await world.settle()
+    assert sorted(await world.jobs()) == ["assistant-1-curate-0", "recipe-train-0"]
+
+
 async def test_a_missing_bucket_is_waited_for_and_costs_no_attempt(fake_world: World) -> None:
     world = fake_world
     await serving(world)

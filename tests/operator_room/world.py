@@ -330,10 +330,10 @@ class World:
         meta = {"namespace": self.namespace, "name": "storage"}
         await self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
 
-    async def suites(self, *keys: str) -> None:
+    async def suites(self, *keys: str, cases: str = "{}") -> None:
         """The ConfigMap with the suites."""
         meta = {"namespace": self.namespace, "name": "suites"}
-        data = dict.fromkeys(keys, "{}")
+        data = dict.fromkeys(keys, cases)
         await self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
 
     async def storage(self) -> None:

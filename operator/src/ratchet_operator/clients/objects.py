@@ -237,7 +237,7 @@ class Deployment(Kubernetes):
 
 
 class ConfigMap(Kubernetes):
-    """A ConfigMap; only the names of its keys are of interest."""
+    """A ConfigMap."""
 
     metadata: Meta
     data: dict[str, str] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from ratchet_api.stage import StageReport
 from ratchet_api.version import StageStatus
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.objects import ConfigMap, ContainerStatus, Job, Pod, Secret
+from ratchet_operator.domain import suites as domain
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.stages import JobSeen
 from ratchet_operator.manifests.stages import CONTAINER, QUEUE_LABEL, StageRequest, config_map, job
@@ -158,7 +159,8 @@ async def create(kube: Kube, request: StageRequest) -> bool:
 async def missing(
     kube: Kube, cycle: ImprovementCycle, suites: Iterable[Suite] = (), anchors: Anchors | None = None
 ) -> Remark | None:
-    """What the spec names and is not there: the Secret, a ConfigMap or a key; with the fix. None: all is there."""
+    """What the spec names and is not there or cannot be used: the Secret, a ConfigMap, a key, a suite without cases or
+    with two of one id; with the fix. None: all is there."""
     namespace = cycle.metadata.namespace
     secret = cycle.spec.storage.credentials_secret
     if secret is not None and await kube.get(Secret, namespace, secret.name) is None:
@@ -170,14 +172,19 @@ async def missing(
     wanted = [(f"evaluation.suites[{suite.name}].cases", suite.cases.config_map) for suite in suites]
     if anchors is not None:
         wanted.append(("curation.anchors", anchors.config_map))
-    keys: dict[str, set[str] | None] = {}
+    maps: dict[str, ConfigMap | None] = {}
     for field, reference in wanted:
-        if reference.name not in keys:
-            found = await kube.get(ConfigMap, namespace, reference.name)
-            keys[reference.name] = None if found is None else found.keys
-        said = _missing_key(field, reference, namespace, keys[reference.name])
+        if reference.name not in maps:
+            maps[reference.name] = await kube.get(ConfigMap, namespace, reference.name)
+        found = maps[reference.name]
+        said = _missing_key(field, reference, namespace, None if found is None else found.keys)
         if said is not None:
             return said
+        text = None if found is None or field == "curation.anchors" else found.data.get(reference.key)
+        wrong = None if text is None else domain.trouble(text)
+        if wrong is not None:
+            where = f"{field}: ConfigMap {reference.name}, key {reference.key}"
+            return Remark(Reason.INVALID_SPEC, f"{where}: {wrong}")
     return None
 
 
