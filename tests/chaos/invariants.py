@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cluster import EPOCH, ready, uid_of
@@ -9,6 +10,7 @@ from faults import LATE
 from operator_stories import WORKLOAD
 from surroundings import versions_of
 
+from ratchet_api.base import parse_duration
 from ratchet_api.names import VERSION_LABEL
 from ratchet_operator.clients.transport import JSON
 
@@ -19,6 +21,8 @@ PHASES = ("Starting", "Canary", "Baking", "RollingBack", "Done")
 PASS_SECONDS = 90.0
 """The longest that a pass can have waited for its requests."""
 ENDS = ("Rejected", "Failed")
+CLOCKS = timedelta(seconds=4)
+"""By which the clocks of two operators may differ, and more."""
 
 
 class Invariants:
@@ -106,6 +110,11 @@ class Invariants:
             for role in ("stable", "candidate"):
                 if (serving.get(role) or {}).get("deployment") == name:
                     self._fail(f"the arm of {version} is removed while it is {role}")
+            delay = parse_duration(cycle["spec"]["rollout"]["scaleDownDelay"]) - CLOCKS
+            for arm in serving.get("retired") or []:
+                kept = self._simulation.clock() - datetime.fromisoformat(arm["since"])
+                if arm["deployment"] == name and kept < delay:
+                    self._fail(f"the arm of {version} is removed {kept.total_seconds():.0f} s after its last request")
 
     def _senders(self, deployment: JSON, version: str) -> Iterator[tuple[str, int]]:
         """Who sends requests to its pods now."""

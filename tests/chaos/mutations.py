@@ -78,12 +78,11 @@ MUTATIONS = (
     Mutation(
         "arms come and go before the status is written", "reconcile/cycle.py",
         "        await self._write()\n",
-        "        for gone in self._unwanted():\n"
-        "            await arms.remove(self.ctx, self.before, gone)\n        await self._write()\n",
+        "        await self.hosting.clear(self.cycle, self.now)\n        await self._write()\n",
     ),
     Mutation(
-        "retired arms go at once", "reconcile/cycle.py",
-        "kept = {arm.deployment for arm in self.status.serving.retired} - expired", "kept = set()",
+        "retired arms go at once", "reconcile/hosting.py",
+        "kept = {arm.deployment for arm in serving.retired} - expired(cycle, now)\n", "kept = set()\n",
     ),
     Mutation(
         "stable's arm is not kept", "reconcile/cycle.py",

@@ -267,14 +267,16 @@ class GatewayPod:
     def __init__(self, simulation: "Simulation") -> None:
         self._simulation = simulation
         self.weights: dict[str, int] | None = None
+        self._slow_until = 0.0
         simulation.server.listeners.append(self._changed)
 
     def _changed(self, who: str, kind: str, old: JSON | None, new: JSON | None) -> None:
         if kind != "ImprovementCycle":
             return
         dice, loop = self._simulation.dice, asyncio.get_running_loop()
-        slow = dice.strikes("slow gateway", 0.25)
-        loop.call_later(dice.between(2.0, 25.0) if slow else dice.between(0.05, 1.0), self._read)
+        if dice.strikes("slow gateway", 0.25):
+            self._slow_until = max(self._slow_until, loop.time() + dice.between(2.0, 25.0))
+        loop.call_at(max(self._slow_until, loop.time() + dice.between(0.05, 1.0)), self._read)
         if dice.strikes("restarted gateway", 0.03):
             self._simulation.note("a gateway pod restarts")
             self.weights = None

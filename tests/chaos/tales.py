@@ -146,7 +146,7 @@ class Forward(Tale):
     name = "forward"
 
     async def tell(self, people: People) -> None:
-        await people.serving()
+        await people.serving(rollout=cycle_manifest(NAMESPACE)["spec"]["rollout"] | {"scaleDownDelay": "20s"})
         people.annotate("run", "a")
         await people.champion("assistant-1")
 
@@ -158,7 +158,7 @@ class Back(Tale):
     bad = {"bad": 200.0}  # noqa: RUF012
 
     async def tell(self, people: People) -> None:
-        await people.serving()
+        await people.serving(rollout=cycle_manifest(NAMESPACE)["spec"]["rollout"] | {"scaleDownDelay": "20s"})
         people.apply(version_manifest(NAMESPACE, "bad"))
         await people.until(lambda: people.version("bad").get("phase") == "Rejected", "bad is rejected")
         await people.champion("assistant-0")
