@@ -31,11 +31,13 @@ from ratchet_operator.clients.git.proposer import Errand
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.transport import JSON
 from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Sample
+from ratchet_operator.domain.letters import Letter
 from ratchet_operator.domain.proposal import Seen
 from ratchet_operator.domain.queries import ArmQueries
 from ratchet_operator.leader import Leader
 from ratchet_operator.queue import LAST_BACKOFF, Key
 from ratchet_operator.reconcile.context import Context
+from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
 from ratchet_operator.settings import Election
 
@@ -102,6 +104,7 @@ class Process(Application):
             settings=settings,
             metrics=self.metrics,
             desk=Desk(kube, proposer, lambda key: self.queue.add(Key(CYCLE_KIND, *key))),
+            courier=Courier(kube, NoReceiver()),
             now=lambda: simulation.clock() + self.skew,
         )
         self.link.die = self.die
@@ -243,6 +246,13 @@ class NoGit:
 
     async def visit(self, errand: Errand, credentials: Credentials) -> Seen:
         raise AssertionError(f"nothing is to be proposed: {errand.title}")
+
+
+class NoReceiver:
+    """No story tells anybody."""
+
+    async def send(self, letter: Letter) -> None:
+        raise AssertionError(f"no notice is expected: {letter.body!r}")
 
 
 @dataclasses.dataclass

@@ -1,5 +1,6 @@
 """Stories that tests tell in several ways: told once, told with the operator killed at any point."""
 
+import json
 from typing import Any
 
 from operator_fake import FakeApi
@@ -9,6 +10,8 @@ from operator_world import World, curated, cycle_manifest, evaluated, trained, v
 from ratchet_api.names import VERSION_LABEL
 from ratchet_operator.clients.traffic import Service
 from ratchet_operator.clients.transport import JSON
+from ratchet_operator.clients.webhooks import Undelivered
+from ratchet_operator.domain.letters import Letter
 
 
 async def serving(world: World, **spec: Any) -> None:
@@ -392,3 +395,49 @@ async def proposed(world: World) -> None:
     await world.settle()
     await world.shop.settled("assistant-0")
     await world.settle()
+
+
+class Receiver:
+    """Takes notices, but fails at the first attempt at each third one."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.taken: list[JSON] = []
+        self._failed: set[str] = set()
+
+    async def send(self, letter: Letter) -> None:
+        event = json.loads(letter.body)
+        if event["id"] not in self._failed and len({one["id"] for one in self.taken}) % 3 == 1:
+            self._failed.add(event["id"])
+            raise Undelivered("the receiver answers 500")
+        self.taken.append(event)
+        self._world.transport.outside("a notice")
+
+    def events(self) -> list[str]:
+        """What it was told, each notice once."""
+        return [event["type"].rpartition(".")[2] for event in {one["id"]: one for one in self.taken}.values()]
+
+
+TOLD = ["BakeStarted", "CanaryStarted", "GateAccepted", "Promoted", "RunStarted", "StepAdvanced"]
+"""Held is left out: whether a step waits for evidence depends on how long the operator was away."""
+
+
+async def notified(world: World) -> None:
+    """One run, from the annotation to the champion, with everything told to a webhook that fails now and then."""
+    receiver = Receiver(world)
+    world.sender = receiver
+    world.restart()
+    sink = {"name": "ops", "url": "https://hooks.example.com/ratchet", "events": TOLD}
+    await serving(world, notifications=[sink])
+    await run(world)
+    await champion(world, "assistant-1")
+
+    async def told() -> bool:
+        return (await world.cycle()).status.notifications is None
+
+    await world.until(told, tick=2.0)
+    await world.settle()
+    assert sorted(receiver.events()) == TOLD, "each once, none lost"
+    for event in receiver.taken:
+        same = [other for other in receiver.taken if other["id"] == event["id"]]
+        assert all(other == event for other in same), "a repeated notice is the same to the letter"

@@ -93,6 +93,13 @@ def full_cycle(namespace: str) -> JSON:
                 "labels": ["model"],
             },
         },
+        notifications=[
+            {
+                "name": "ops",
+                "url": "https://hooks.example.com/ratchet",
+                "hmacSecret": {"name": "ops", "key": "hmac"},
+            }
+        ],
         rollout={
             "steps": [{"weight": 100, "minTime": "5m"}],
             "strategy": "abTest",
@@ -198,6 +205,8 @@ async def test_strings_that_do_not_match(world: World) -> None:
             manifest = copy.deepcopy(counted)
         if path[:3] == ("spec", "serving", "workload"):
             manifest = copy.deepcopy(placed)
+        if "urlSecret" in path:
+            manifest["spec"]["notifications"] = [{"name": "ops", "urlSecret": {"name": "ops", "key": "url"}}]
         put(manifest, path, "no, such <thing>!")
         said = await refused(world, manifest)
         assert message in said, f"{kind} {'.'.join(path)}: {said}"
@@ -208,6 +217,7 @@ async def test_strings_that_do_not_match(world: World) -> None:
     await asyncio.gather(*(broken(*case) for case in PATTERNS))
 
 
+SINK: Any = full_cycle("")["spec"]["notifications"][0]
 SUITE = EVALUATION["suites"][0]  # type: ignore[index]
 SPEC = {field: cycle_manifest("")["spec"][field] for field in ("baseModel", "storage", "evaluation")}
 # (what it breaks, kind, path, value or a change of it, words)
@@ -230,6 +240,14 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
     ("two recipes", "ImprovementCycle", ("spec", "training", "preset"), "small",
      "a preset brings its own hyperparameters"),
     ("three epochs", "ModelVersion", ("spec", "training"), {"epochs": 3}, "epochs: more than 2 passes memorise"),
+    ("no address", "ImprovementCycle", ("spec", "notifications"), [{"name": "ops"}],
+     "a notification has exactly one of url and urlSecret"),
+    ("two addresses", "ImprovementCycle", ("spec", "notifications"),
+     [SINK | {"urlSecret": {"name": "ops", "key": "url"}}], "a notification has exactly one of url and urlSecret"),
+    ("Slack with a signature", "ImprovementCycle", ("spec", "notifications"), [SINK | {"type": "Slack"}],
+     "hmacSecret: Slack checks no signature"),
+    ("the cloud's metadata", "ImprovementCycle", ("spec", "notifications"),
+     [SINK | {"url": "http://169.254.169.254/latest"}], "link-local addresses and metadata names"),
     ("no target", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],
      "no suite has role: target"),
     ("no target", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],

@@ -25,6 +25,7 @@ from operator_stories import (
     forward_by_replicas,
     forward_by_route,
     forward_in_place,
+    notified,
     proposed,
     tested_better,
     tested_nothing,
@@ -53,6 +54,7 @@ STORIES = [
     deleted_in_the_canary,
     proposed,
     unsealed,
+    notified,
 ]
 
 

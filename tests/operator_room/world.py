@@ -24,12 +24,14 @@ from ratchet_operator.clients.kube import RESOURCES, Kube, Resource
 from ratchet_operator.clients.objects import Deployment, Job, Pod
 from ratchet_operator.clients.transport import JSON, Transport
 from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Sample
+from ratchet_operator.domain.letters import Letter
 from ratchet_operator.domain.queries import ArmQueries
 from ratchet_operator.errors import Unavailable
 from ratchet_operator.metrics import Metrics
 from ratchet_operator.reconcile import cycle as cycles
 from ratchet_operator.reconcile import version as versions
 from ratchet_operator.reconcile.context import Context
+from ratchet_operator.reconcile.courier import Courier, SenderPort
 from ratchet_operator.reconcile.desk import Desk, ProposerPort
 from ratchet_operator.settings import Address, Images, Settings
 
@@ -209,6 +211,13 @@ class Prometheus:
         return next((value for name, value in self.progress.items() if name in query), None)
 
 
+class NoReceiver:
+    """Nobody is to be told anything."""
+
+    async def send(self, letter: Letter) -> None:
+        raise AssertionError(f"no notice is expected here: {letter.body!r}")
+
+
 class Killed(BaseException):
     """The operator's process ends here: no handler of ordinary errors sees it."""
 
@@ -269,6 +278,8 @@ class World:
         """Others who write, each time that the kubelet does."""
         self.proposer: Callable[[], ProposerPort] = lambda: Proposer(lambda: None)
         """Made anew with every operator."""
+        self.sender: SenderPort = NoReceiver()
+        """Who takes notices; lives longer than an operator."""
         self.shop: Any = None
         """Its repository and forge, if it has some."""
         self.tolerated: tuple[type[Exception], ...] = ()
@@ -287,6 +298,7 @@ class World:
             settings=SETTINGS,
             metrics=Metrics(),
             desk=Desk(kube, self.proposer()),
+            courier=Courier(kube, self.sender),
             now=self.clock,
         )
 
@@ -376,6 +388,7 @@ class World:
             await self._step()
         except Killed:
             await self.context.desk.close()
+            await self.context.courier.close()
             self.restart()
             return False
         except self.tolerated:
@@ -388,6 +401,7 @@ class World:
         for version in await self.kube.select(ModelVersion, self.namespace):
             await versions.reconcile(self.context, self.namespace, version.metadata.name)
         await self.context.desk.idle()
+        await self.context.courier.idle()
 
     async def settle(self) -> None:
         """Passes until one of them writes nothing."""

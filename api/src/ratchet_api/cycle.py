@@ -15,6 +15,7 @@ from ratchet_api.conditions import Condition
 from ratchet_api.data import BaseModelRef, Curation, Sessions, Storage
 from ratchet_api.evaluation import Evaluation
 from ratchet_api.names import CYCLE_KIND, GROUP_VERSION
+from ratchet_api.notifications import SINKS_LIMIT, Notification, NotificationsStatus
 from ratchet_api.presets import Training
 from ratchet_api.promotion import Promotion, Proposal
 from ratchet_api.rollout import Rollout
@@ -105,6 +106,14 @@ class ImprovementCycleSpec(Model):
     """How an accepted version comes to serve everybody."""
     promotion: Promotion = Field(default_factory=Promotion)
     """Who lets a version go on."""
+    notifications: Annotated[
+        list[Notification],
+        Field(
+            max_length=SINKS_LIMIT,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = Field(default_factory=list)
+    """Who is told outside the cluster."""
     history_limit: Annotated[int, Field(ge=1, le=100)] = 10
     """Entries kept in status.history and status.lastGood."""
 
@@ -460,6 +469,8 @@ class ImprovementCycleStatus(Observed):
     """The rollout that is going on, or the last one."""
     promotion: Proposal | None = None
     """promotion.mode Git: the change of the pointer that is proposed now, or was last."""
+    notifications: NotificationsStatus | None = None
+    """What the receivers in spec.notifications have not been told yet; absent at rest."""
     rejected: list[Rejected] = Field(default_factory=list, max_length=256)
     """Versions that will not be tried again, newest last."""
     last_good: list[Good] = Field(default_factory=list, max_length=100)

@@ -43,7 +43,7 @@
   resources: [horizontalpodautoscalers]
   verbs: [list]
 # By name, never as a list: whether the Secret that a spec names exists (its metadata is asked for), and the content of
-# promotion.git.credentialsSecret, with which pull requests are opened.
+# those that promotion.git and notifications name: for pull requests, receivers' addresses and signatures.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get]

@@ -21,6 +21,7 @@ from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.prometheus import Prometheus
 from ratchet_operator.clients.transport import Api, NotFound, Transport
+from ratchet_operator.clients.webhooks import Webhooks
 from ratchet_operator.errors import Conflict, Forbidden, NotLeading, OperatorError, Stalling, Transient, Waiting
 from ratchet_operator.health import Servers
 from ratchet_operator.index import Index
@@ -29,6 +30,7 @@ from ratchet_operator.metrics import Metrics
 from ratchet_operator.queue import Key, WorkQueue
 from ratchet_operator.reconcile import cycle, version
 from ratchet_operator.reconcile.context import Context
+from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
 from ratchet_operator.settings import Settings
 
@@ -56,6 +58,7 @@ class Application:
         self._transport = transport
         self._api: Api | None = None
         self._http: Http | None = None
+        self._webhooks: Webhooks | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._servers = Servers(self.alive, self.ready, self.metrics)
         self.context: Context
@@ -64,6 +67,7 @@ class Application:
         if self._transport is None:
             self._transport = self._api = await Api.connect()
         self._http = Http()
+        self._webhooks = Webhooks()
         kube = Kube(self._transport, self.leader.guard, self.metrics)
         access = Access(self.settings.prometheus_credentials, self.settings.prometheus_headers)
         identity = self.settings.election.identity if self.settings.election is not None else "ratchet-operator"
@@ -75,7 +79,8 @@ class Application:
             arms=Arms(self._http),
             settings=self.settings,
             metrics=self.metrics,
-            desk=Desk(kube, Proposer(self.leader.guard), lambda key: self.queue.add(Key(CYCLE_KIND, *key))),
+            desk=Desk(kube, Proposer(self.leader.guard), self._look_at),
+            courier=Courier(kube, self._webhooks, self.leader.guard, self._look_at),
         )
         await self._servers.start(self.settings.health, self.settings.metrics)
         self.leader.on_change(self._leads)
@@ -91,11 +96,13 @@ class Application:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.context.desk.close()
+        await self.context.courier.close()
         self.queue.clear()
         await self.leader.release(self.context.kube)
         await self._servers.stop()
-        if self._http is not None:
-            await self._http.close()
+        for client in (self._http, self._webhooks):
+            if client is not None:
+                await client.close()
         if self._api is not None:
             await self._api.close()
 
@@ -209,6 +216,9 @@ class Application:
         if delay is not None:
             self.queue.add_after(key, delay)
         return "done"
+
+    def _look_at(self, key: tuple[str, str]) -> None:
+        self.queue.add(Key(CYCLE_KIND, *key))
 
     def _depth(self, waiting: int, delayed: int) -> None:
         self.metrics.queued.set(waiting)

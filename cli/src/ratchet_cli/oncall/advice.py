@@ -239,6 +239,7 @@ _NEXT: dict[str, Command] = {
     Reason.POINTER_NOT_FOUND: _edit,
     Reason.PULL_REQUEST_CLOSED: _point,
     Reason.POINTER_MOVED: _get,
+    Reason.NOTIFICATION_FAILED: _edit,
     Reason.AWAITING_APPROVAL: _approve,
     Reason.APPROVAL_EXPIRED: _approve,
     Reason.MISSING_ROUTE: _route,

@@ -88,7 +88,7 @@ class Kube:
         return parse(kind, raw)
 
     async def secret_data(self, namespace: str, name: str) -> dict[str, str] | None:
-        """A Secret's content, base64, or None: only for the one that promotion.git.credentialsSecret names."""
+        """A Secret's content, base64, or None: only for those that promotion.git and notifications name."""
         try:
             raw = await self._transport.request("get", RESOURCES["Secret"].path(namespace, name))
         except NotFound:

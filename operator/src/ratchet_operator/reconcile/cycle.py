@@ -19,7 +19,7 @@ from ratchet_operator.domain.rollout import RolloutObservation
 from ratchet_operator.errors import InvalidObject
 from ratchet_operator.manifests import versions as manifests
 from ratchet_operator.manifests.stages import StageRequest
-from ratchet_operator.reconcile import arms, autoscaling, jobs, proposals, rollout, runs
+from ratchet_operator.reconcile import arms, autoscaling, jobs, notices, proposals, rollout, runs
 from ratchet_operator.reconcile.announcing import ASK_AGAIN, announce, announced
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
@@ -48,6 +48,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     if cycle is None or cycle.metadata.deletion_timestamp is not None:
         ctx.metrics.cycle(namespace, name, None)
         ctx.desk.forget((namespace, name))
+        ctx.courier.forget((namespace, name))
         if cycle is None:
             await give_back(ctx, namespace, name)
         return None
@@ -119,7 +120,9 @@ class CyclePass:
         proposals.advance(self)
         self._retire()
         self._summarise()
+        notices.advance(self)
         await self._write()
+        notices.act(self)
         self.ctx.metrics.cycle(self.namespace, self.name, self.status, bool(self.stalled))
         await self._converge()
         self.wake.append(stalled_delay(self.ctx, self.status.conditions, self.now))
