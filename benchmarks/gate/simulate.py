@@ -11,10 +11,11 @@ import argparse
 import random
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 
 from ratchet_api.evaluation import EvaluationPolicy
-from ratchet_api.version import SuiteResult
-from ratchet_operator.domain import gate
+from ratchet_api.version import Look, SuiteResult
+from ratchet_operator.domain import gate, spending
 from ratchet_trainer.evaluate.statistics import Paired, compare, power
 
 CONFIDENCE = 0.95
@@ -80,6 +81,14 @@ def main() -> None:
             limit = "" if promised is None else f"promised {100 * promised:.1f} %"
         bad += not fine
         print(f"{scenario.name:52s} accepted {100 * rate:5.1f} %  {limit:18s} {'' if fine else 'WRONG'}", flush=True)
+    for versions in (1, 5, 20):
+        generator = random.Random(f"series {versions}")
+        rate = sum(series(versions, generator) for _ in range(gates)) / gates
+        bad += rate > 0.05
+        text = f"any of {versions} versions that are not better"
+        print(
+            f"{text:52s} accepted {100 * rate:5.1f} %  at most 5 %        {'' if rate <= 0.05 else 'WRONG'}", flush=True
+        )
     raise SystemExit(bool(bad))
 
 
@@ -126,6 +135,27 @@ def draw(truth: Truth, generator: random.Random) -> Paired:
     champion = [1.0 if change < 0 else 0.0 for change in changes]
     candidate = [1.0 if change > 0 else 0.0 for change in changes]
     return compare(champion, candidate, CONFIDENCE, clusters=clusters if truth.clusters else ())
+
+
+@cache
+def _counted(better: int, worse: int) -> SuiteResult:
+    champion = [0.0] * better + [1.0] * worse + [0.0] * (104 - better - worse)
+    candidate = [1.0] * better + [0.0] * worse + [0.0] * (104 - better - worse)
+    return _result("target", "target", compare(champion, candidate, CONFIDENCE))
+
+
+def series(versions: int, generator: random.Random) -> bool:
+    """Whether any of so many versions that are not better is wrongly proven, all judged by the same 104 cases."""
+    looks: list[Look] = []
+    for _ in range(versions):
+        changes = [_change(0.1, 0.1, generator) for _ in range(104)]
+        found = _counted(changes.count(1), changes.count(-1))
+        given = spending.level(Decimal(1) - Decimal(str(CONFIDENCE)), looks)
+        proven = spending.proven(found, given)
+        if proven:
+            return True
+        looks = [Look(suite="target", digest="x", number=given.number, alpha=given.alpha, proven=proven)]
+    return False
 
 
 def _change(up: float, down: float, generator: random.Random) -> int:
