@@ -116,7 +116,7 @@ OPERATOR_MAY: list[Question] = [
     *[(verb, "jobs", "batch") for verb in ("get", "list", "watch", "create")],
     *[(verb, "deployments", "apps") for verb in ("get", "list", "watch", "create", "patch", "delete")],
     *[(verb, "configmaps", "") for verb in ("get", "create", "delete")],
-    *[(verb, "poddisruptionbudgets", "policy") for verb in ("create", "patch", "delete")],
+    *[(verb, "poddisruptionbudgets", "policy") for verb in ("get", "create", "patch", "delete")],
     *[(verb, "pods", "") for verb in ("get", "list", "watch")],
     *[(verb, "services", "") for verb in ("get", "create", "patch")],
     ("list", "endpointslices", "discovery.k8s.io"),
