@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from ratchet_api.conditions import find
 from ratchet_api.cycle import Arm, RolloutStatus, RunStatus
+from ratchet_api.promotion import Proposal
 from ratchet_api.reasons import ConditionType
 from ratchet_api.rollout import Step
 from ratchet_api.version import ModelVersion, StageStatus
@@ -113,10 +114,21 @@ def _attention(view: View, now: datetime) -> Iterable[Text]:
     working = find(conditions, ConditionType.RECONCILING)
     if working is not None and working.status == "True" and working.reason in ("Pending", "Unschedulable"):
         yield Text(f"waits, {working.reason}: {working.message}", style="yellow")
+    yield from _proposal(view.cycle.status.promotion, now)
     if view.cycle.spec.suspend:
         yield Text("SUSPENDED: nothing starts and no weight rises; serving and rollbacks go on", style="yellow")
     if view.run_is_asked_for:
         yield Text("a run is asked for and has not begun yet", style="cyan")
+
+
+def _proposal(found: Proposal | None, now: datetime) -> Iterable[Text]:
+    """Mode Git: the change of the pointer that people have to look at."""
+    if found is None or found.state in ("Arrived", "Withdrawing", "Withdrawn"):
+        return
+    place = f"pull request {found.pull_request}" if found.pull_request else f"branch {found.branch}"
+    what = "promotes" if found.kind == "Promote" else "goes back to"
+    style = "yellow" if found.state in ("Pushed", "Open", "Closed") else "cyan"
+    yield Text(f"{place} {what} {found.version}: {found.state.lower()}, decided {ago(found.since, now)}", style=style)
 
 
 # Runs and versions
