@@ -177,11 +177,13 @@ def test_both_ways_of_asking_agree(model: Any, tokenizer: Any) -> None:
     asked = prompts(9)
     ticks: list[tuple[int, int]] = []
     stops = frozenset({2, 40})
-    engine = _by_engine(model, tokenizer, stops, asked, 8, 4, lambda done, tokens: ticks.append((done, tokens)))
-    assert engine == _by_generate(model, tokenizer, stops, asked, 8, 4, lambda done, tokens: None)
+    talks = [Conversation(prompt, 8) for prompt in asked]
+    engine = _by_engine(model, tokenizer, stops, talks, 4, lambda done, tokens: ticks.append((done, tokens)))
+    again = [Conversation(prompt, 8) for prompt in asked]
+    assert engine == _by_generate(model, tokenizer, stops, again, 4, lambda done, tokens: None)
     assert ticks[-1][0] == 9
     texts = answer_all(model, tokenizer, stops, asked, 8, 4, lambda done, tokens: None)
-    assert texts == [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in engine]
+    assert texts == [[tokenizer.decode(tokens, skip_special_tokens=True).strip()] for tokens in engine]
 
 
 # -- text

@@ -8,8 +8,8 @@ from ratchet_trainer.evaluate import memory as memory_module
 from ratchet_trainer.evaluate.memory import Asking, Memory
 from ratchet_trainer.storage import Location, Store
 
-ASKING = Asking("sha256:base", "sha256:adapter", [[1, 2], [3]], 28, "cpu torch.float32")
-ANSWERS = ["In the Larder.", "Paris – ünïcode"]
+ASKING = Asking("sha256:base", "sha256:adapter", [[1, 2], [3]], 28, "0", 1, "cpu torch.float32")
+ANSWERS = [["In the Larder."], ["Paris – ünïcode"]]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_what_was_kept_is_recalled(memory: Memory) -> None:
     assert memory.recall(ASKING) is None
     memory.keep(ASKING, ANSWERS)
     assert memory.recall(ASKING) == ANSWERS
-    memory.keep(ASKING, ["somebody", "else"])
+    memory.keep(ASKING, [["somebody"], ["else"]])
     assert memory.recall(ASKING) == ANSWERS
 
 
@@ -36,6 +36,8 @@ CHANGES = {
     "another prompt": {"prompts": [[1, 2], [4]]},
     "another order": {"prompts": [[3], [1, 2]]},
     "longer answers": {"max_new_tokens": 29},
+    "drawn answers": {"temperature": "0.7"},
+    "more answers": {"samples": 2},
     "another processor": {"device": "cuda torch.bfloat16"},
 }
 
@@ -57,10 +59,11 @@ def test_other_libraries_are_asked_anew(memory: Memory, monkeypatch: pytest.Monk
     [
         b"not json",
         b'{"question": "x"}',
-        b'{"question": "DIGEST", "answers": ["only one"]}',
-        b'{"question": "of something else", "answers": ["a", "b"]}',
+        b'{"question": "DIGEST", "answers": [["only one"]]}',
+        b'{"question": "DIGEST", "answers": [["a"], ["b", "twice"]]}',
+        b'{"question": "of something else", "answers": [["a"], ["b"]]}',
     ],
-    ids=["garbage", "half", "too few", "of something else"],
+    ids=["garbage", "half", "too few", "too many to one", "of something else"],
 )
 def test_what_cannot_be_trusted_counts_as_never_given(
     memory: Memory, store: Store, uri: str, content: bytes, caplog: pytest.LogCaptureFixture

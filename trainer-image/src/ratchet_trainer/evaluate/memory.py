@@ -82,7 +82,8 @@ class Memory:
         except ValidationError as error:
             log.warning("%s cannot be read and is not used: %s", location.uri, error)
             return None
-        if found.question != asking.digest or len(found.answers) != len(asking.prompts):
+        as_many = {len(samples) for samples in found.answers} <= {asking.samples}
+        if found.question != asking.digest or len(found.answers) != len(asking.prompts) or not as_many:
             log.warning("%s is not what its name says and is not used", location.uri)
             return None
         return found.answers
