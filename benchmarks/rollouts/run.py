@@ -22,7 +22,7 @@ from ratchet_api.rollout import Rollout
 from ratchet_operator.simulate.replay import generated
 from ratchet_operator.simulate.traffic import SCENARIOS, Scenario, Scraped, Traffic
 
-HORIZON, LONG = 600.0, 4800.0
+HORIZON, LONG = 1500.0, 8400.0
 RESULTS = Path(__file__).parent / "results.json"
 SYSTEMS = ("Ratchet", "Flagger 1", "Flagger 3", "Argo 0", "Argo 2")
 

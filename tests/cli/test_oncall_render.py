@@ -2,6 +2,8 @@
 
 import os
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,22 @@ def test_piped_text_has_no_colour_and_no_spaces_at_the_end() -> None:
         text = plain(cycle_tree(view, NOW))
         assert "\x1b" not in text
         assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_a_bake_that_goes_on_says_what_it_waits_for() -> None:
+    view = STATES["baking"]
+    rollout = view.cycle.status.rollout
+    assert rollout is not None
+    leaning = {
+        "candidate": Decimal("0.3"),
+        "stable": Decimal("0.2"),
+        "lower": Decimal("0.01"),
+        "limit": Decimal("0.05"),
+    }
+    rollout = rollout.model_copy(update={"checks": [rollout.checks[0].model_copy(update=leaning), *rollout.checks[1:]]})
+    cycle = view.cycle.model_copy(update={"status": view.cycle.status.model_copy(update={"rollout": rollout})})
+    text = explain(replace(view, cycle=cycle), NOW + timedelta(minutes=28)).text()
+    name = rollout.checks[0].name
+    assert f"until {name} is proven worse than its limit or back within, for 29m at most" in text
+    earlier = explain(replace(view, cycle=cycle), NOW).text()
+    assert "back within" not in earlier

@@ -334,6 +334,13 @@ class Check(Observed):
     measured_at: Time
     """When."""
 
+    @property
+    def leans_to_harm(self) -> bool:
+        """Whether the best estimate of a proportion's difference is beyond the margin without being proven to be."""
+        if self.candidate is None or self.stable is None or self.limit is None or self.lower is None:
+            return False
+        return self.candidate - self.stable > self.limit >= self.lower
+
 
 RolloutPhase = Literal["Starting", "Canary", "Baking", "RollingBack", "Done"]
 RolloutOutcome = Literal["Promoted", "RolledBack", "Returned"]

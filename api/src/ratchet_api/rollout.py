@@ -21,6 +21,9 @@ Query = Annotated[
 
 Preset = Literal["feedback", "errors", "latencyP95", "timeToFirstTokenP95", "vllmLatencyP95", "vllmTimeToFirstTokenP95"]
 
+LONGEST_BAKE = 2
+"""A bake whose evidence leans to harm is over after so many times rollout.bake."""
+
 
 class Metric(Model):
     """One check of the online analysis. Either a preset of the gateway's own metrics, or PromQL."""
@@ -136,7 +139,8 @@ class Rollout(Model):
     progress_deadline: Duration = timedelta(minutes=30)
     """Time that the candidate arm may take to become ready."""
     bake: Duration = timedelta(minutes=30)
-    """Time after 100 percent in which the previous arm is kept warm and a regression still rolls back."""
+    """Time after 100 percent in which the previous arm is kept warm and a regression still rolls back. It goes on, up
+    to twice as long, while a proportion looks worse than its margin and that is neither proven nor gone."""
     scale_down_delay: Duration = timedelta(minutes=5)
     """How long an arm without traffic is kept before it is removed, so that answers under way end."""
     retry_digests: list[Digest] = Field(default_factory=list, max_length=64)

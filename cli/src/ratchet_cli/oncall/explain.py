@@ -4,13 +4,14 @@ Room: cli. Pure.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 
 from ratchet_api.conditions import find
 from ratchet_api.cycle import RolloutStatus, RunStatus
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.reference import members
+from ratchet_api.rollout import LONGEST_BAKE
 from ratchet_api.version import ModelVersion, StageStatus
 from ratchet_cli.oncall import ab_test, advice
 from ratchet_cli.oncall.advice import Situation
@@ -371,6 +372,11 @@ def _rollout_waits(view: View, rollout: RolloutStatus, unknown: list[str], now: 
     if ahead := ab_test.ahead(rollout, spec, now):
         return f"for an answer: {ahead}"
     left = rollout.step_since + least - now
+    leaning = [check.name for check in rollout.checks if check.leans_to_harm]
+    if rollout.phase == "Baking" and leaning and left.total_seconds() < 1:
+        bound = rollout.step_since + LONGEST_BAKE * spec.bake - now
+        words = f"until {', '.join(leaning)} is proven worse than its limit or back within"
+        return f"{words}, for {span(max(bound, timedelta(0)))} at most"
     parts = [f"{span(left)} more" if left.total_seconds() >= 1 else ""]
     parts.append("evidence: " + "; ".join(unknown) if unknown else "all checks to pass in the next look")
     return f"for {', and '.join(filter(None, parts))}; then {goal}"

@@ -13,6 +13,7 @@ list its model and an arm that is not ready in time roll back at once; so does a
 limit. Weight rises, and a bake ends well, only in a pass that brings fresh measurements of which none fails. A
 measurement that could not be made (NoData, QueryError, Stale, ManySeries) blocks both; one with too few samples does
 not, if the check has passed before (in this step, for a rise; in this rollout, for the end of the bake).
+The bake goes on while its evidence leans to harm that is not proven (domain.bake).
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from typing import Literal
 from ratchet_api.cycle import Check, RolloutDecision, RolloutOutcome, RolloutStatus
 from ratchet_api.reasons import Reason
 from ratchet_api.rollout import Metric, Rollout
-from ratchet_operator.domain import ab_test, glance, split
+from ratchet_operator.domain import ab_test, bake, glance, split
 from ratchet_operator.domain.analysis import fold
 from ratchet_operator.domain.approval import Awaited
 from ratchet_operator.domain.wording import long, sentence, summary
@@ -152,6 +153,7 @@ def _forward(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now
     in_force = status.unconfirmed_since is None
     status = _confirmed(status, seen.observed_weight, now)
     fresh = in_force and status.unconfirmed_since is None and _is_fresh(status, seen.checks)
+    previous = status.measured_at
     if fresh and seen.checks is not None:
         status = _measured(status, spec, seen.checks)
         status = ab_test.measured(status, spec, seen.outcome, seen.suspended, now)
@@ -163,13 +165,17 @@ def _forward(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, now
     events += _failed_looks(status, spec, seen.checks if fresh else seen.glances)
     if decision := _hold_expired(status, spec, now) or _approval_expired(status, seen, now):
         return _roll_back(status, decision, seen, now)
+    if fresh and (harm := bake.proven_worse(status, spec, _checks(status, spec), now)):
+        return _roll_back(status, _decision("RolledBack", Reason.CHECK_FAILED, harm[1], now, harm[0]), seen, now)
     if fresh and not seen.suspended and seen.candidate.whole:
         if status.phase == "Canary" and _may_rise(status, spec, now):
             if waits := _awaits_approval(status, spec, seen, events, now):
                 return waits
             return _next_step(status, spec, events, now)
-        if status.phase == "Baking" and _may_promote(status, spec, now):
-            return _promote(status, events, now)
+        if status.phase == "Baking" and bake.may_end(status, spec, _checks(status, spec), now):
+            return _promote(status, spec, events, now)
+    if fresh and status.phase == "Baking" and (why := bake.goes_on(status, spec, _checks(status, spec), previous, now)):
+        events += (Event("Normal", Reason.BAKING, why),)
     return Move(status, status.weight, events, wake_at=_wake_at(status, spec, now))
 
 
@@ -193,13 +199,13 @@ def _starting(status: RolloutStatus, spec: Rollout, seen: RolloutObservation, no
 def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], now: datetime) -> Move:
     following = split.following(status, spec)
     step, weight = following or (status.step, 100)
-    bake = following is None
+    baking = following is None
     moved = weight != status.weight or status.phase == "Starting"
     known = (ab_test.evidence(status), sentence(status.checks)) if status.phase == "Canary" else ()
     evidence = "; ".join(filter(None, known))
     status = status.model_copy(
         update={
-            "phase": "Baking" if bake else "Canary",
+            "phase": "Baking" if baking else "Canary",
             "step": step,
             "weight": weight,
             "step_since": now,
@@ -210,7 +216,7 @@ def _next_step(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], 
         }
     )
     status = status.model_copy(update={"summary": summary(status.checks, spec.metrics)})
-    words = f"bakes at 100 % for {long(spec.bake)}" if bake else f"takes {weight} % of the sessions"
+    words = f"bakes at 100 % for {long(spec.bake)}" if baking else f"takes {weight} % of the sessions"
     message = f"{status.version} {words}" + (f": {evidence}" if evidence else "")
     return Move(status, weight, (*events, Event("Normal", _phase_reason(status), message)), None, now + ASK_AGAIN)
 
@@ -290,14 +296,6 @@ def _may_rise(status: RolloutStatus, spec: Rollout, now: datetime) -> bool:
     )
 
 
-def _may_promote(status: RolloutStatus, spec: Rollout, now: datetime) -> bool:
-    return now - status.step_since >= spec.bake and all(
-        check is not None
-        and (check.verdict == "Pass" or (check.reason == "TooFewSamples" and check.passed_at is not None))
-        for check in _checks(status, spec)
-    )
-
-
 def _deciding(spec: Rollout) -> list[Metric]:
     return [metric for metric in spec.metrics if not metric.dry_run]
 
@@ -307,8 +305,8 @@ def _checks(status: RolloutStatus, spec: Rollout) -> list[Check | None]:
     return [found.get(metric.name) for metric in _deciding(spec)]
 
 
-def _promote(status: RolloutStatus, events: tuple[Event, ...], now: datetime) -> Move:
-    message = f"{status.version} is champion: {sentence(status.checks)}"
+def _promote(status: RolloutStatus, spec: Rollout, events: tuple[Event, ...], now: datetime) -> Move:
+    message = f"{status.version} is champion: {sentence(status.checks)}{bake.unproven(_checks(status, spec))}"
     decision = RolloutDecision(outcome="Promoted", reason=Reason.PROMOTED, message=message, at=now)
     status = status.model_copy(update={"phase": "Done", "decision": decision})
     return Move(status, status.weight, (*events, Event("Normal", Reason.PROMOTED, message)))

@@ -80,6 +80,7 @@ class Replay:
         self.timeline = Timeline()
         self._now = 0.0
         self._in_force = 0
+        self._names: dict[str, str] = {}
         self._pause = max(1, round(glance.spacing(self.spec) / timedelta(seconds=SCRAPE)))
 
     def run(self, horizon: float) -> Timeline:
@@ -144,9 +145,12 @@ class Replay:
         return candidate, stable or ArmReadings()
 
     def _arms(self, metric: Metric, window: timedelta, stable: bool) -> tuple[ArmReadings, ArmReadings | None]:
+        if metric.name not in self._names:
+            self._names[metric.name] = self._series(metric)
+        series, kind, length = self._names[metric.name], kind_of(metric), max(1.0, window.total_seconds())
+
         def read(arm: ArmName) -> ArmReadings:
-            length = max(1.0, window.total_seconds())
-            return self.source.store.readings(arm, self._series(metric), kind_of(metric), length, self._now)
+            return self.source.store.readings(arm, series, kind, length, self._now)
 
         return read("candidate"), read("stable") if stable else None
 
