@@ -237,7 +237,7 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      "a toleration with operator Equal needs a key"),
     ("three epochs", "ImprovementCycle", ("spec", "training", "hyperparameters"), {"epochs": 3},
      "epochs: more than 2 passes memorise"),
-    ("two recipes", "ImprovementCycle", ("spec", "training", "preset"), "small",
+    ("two recipes", "ImprovementCycle", ("spec", "training"), {"preset": "small", "hyperparameters": {"epochs": 1}},
      "a preset brings its own hyperparameters"),
     ("three epochs", "ModelVersion", ("spec", "training"), {"epochs": 3}, "epochs: more than 2 passes memorise"),
     ("no address", "ImprovementCycle", ("spec", "notifications"), [{"name": "ops"}],

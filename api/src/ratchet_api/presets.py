@@ -81,7 +81,7 @@ class Price(Model):
     currency: Annotated[
         str,
         StringConstraints(pattern=_CURRENCY),
-        WithJsonSchema(matches(_CURRENCY, 'write the ISO 4217 code of the currency, such as "EUR"', 3)),
+        WithJsonSchema(matches(_CURRENCY, 'write the ISO 4217 code of the currency, such as "EUR"')),
     ] = "USD"
     """Of the price, ISO 4217."""
 
