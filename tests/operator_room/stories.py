@@ -5,7 +5,7 @@ from typing import Any
 
 from operator_fake import FakeApi
 from operator_neighbours import METRICS, Neighbours, by_route, route_manifest
-from operator_world import World, curated, cycle_manifest, evaluated, trained, version_manifest
+from operator_world import World, curated, cycle_manifest, evaluated, exported, trained, version_manifest
 
 from ratchet_api.names import VERSION_LABEL
 from ratchet_operator.clients.traffic import Service
@@ -301,6 +301,31 @@ async def there_and_back(world: World) -> None:
     await champion(world, "assistant-0")
 
 
+EXPORT: JSON = {
+    "formats": ["gguf-q8_0"],
+    "license": "Apache-2.0",
+    "hub": {"repository": "acme/assistant", "tokenSecret": {"name": "storage"}},
+    "oci": {"repository": "registry.example.com/models/assistant", "credentialsSecret": {"name": "storage"}},
+}
+
+
+async def forward_and_exported(world: World) -> None:
+    """A champion is exported; its first attempt finds a registry that is down."""
+    await serving(world, export=EXPORT)
+    await run(world)
+    await champion(world, "assistant-1")
+    down = {"stage": "export", "outcome": "Failed", "reason": "InfrastructureError", "message": "the registry is down"}
+    await world.finish("export", down, 75)
+    await world.settle()
+
+    async def again() -> bool:
+        return "assistant-1-export-1" in await world.jobs()
+
+    await world.until(again, tick=4)
+    await world.finish("export", exported())
+    await world.settle()
+
+
 def _test(**settings: Any) -> dict[str, Any]:
     """A rollout by an A/B test, quick like the manifest's own."""
     metrics = [{"name": "errors", "preset": "errors", "minSamples": 20}]
@@ -363,6 +388,11 @@ async def ending(world: World) -> dict[str, Any]:
             (name, stage.stage, stage.attempts.total)
             for name, v in (await world.versions()).items()
             for stage in v.status.stages
+        ],
+        "exports": [
+            (name, v.status.export.work.attempts.total, v.status.export.work.reason, v.status.export.result)
+            for name, v in (await world.versions()).items()
+            if v.status.export is not None
         ],
         "deployments": sorted(await world.deployments()),
         "some job was made": bool(made),

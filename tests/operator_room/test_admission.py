@@ -100,6 +100,20 @@ def full_cycle(namespace: str) -> JSON:
                 "hmacSecret": {"name": "ops", "key": "hmac"},
             }
         ],
+        export=JOB
+        | {
+            "formats": ["safetensors", "gguf-q4_k_m"],
+            "license": "Apache-2.0",
+            "hub": {
+                "repository": "acme/assistant",
+                "endpoint": "https://hub.example.com",
+                "tokenSecret": {"name": "hub"},
+            },
+            "oci": {
+                "repository": "registry.example.com/models/assistant",
+                "credentialsSecret": {"name": "registry"},
+            },
+        },
         rollout={
             "steps": [{"weight": 100, "minTime": "5m"}],
             "strategy": "abTest",

@@ -22,6 +22,7 @@ from operator_stories import (
     deleted_in_the_canary,
     ending,
     forward,
+    forward_and_exported,
     forward_by_replicas,
     forward_by_route,
     forward_in_place,
@@ -55,6 +56,7 @@ STORIES = [
     proposed,
     unsealed,
     notified,
+    forward_and_exported,
 ]
 
 

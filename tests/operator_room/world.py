@@ -139,6 +139,16 @@ def evaluated(
     return {"stage": "evaluate", "outcome": "Succeeded", "reason": "Succeeded", "artifact": artifact, "suites": [suite]}
 
 
+def exported() -> JSON:
+    """Report of an export stage."""
+    numbers = {"bytes": 5_000_000, "error": "0.0002", "effect": "1.0001", "agreement": "1"}
+    one = {"format": "gguf-q8_0", "uri": "s3://ratchet/assistant/exports/q", "digest": digest("9")} | numbers
+    hub = {"repository": "acme/assistant", "revision": "4" * 40, "tag": "assistant-1"}
+    oci = {"format": "gguf-q8_0", "digest": digest("8"), "tag": "assistant-1-gguf-q8_0"}
+    result = {"formats": [one], "hub": hub, "oci": [oci]}
+    return {"stage": "export", "outcome": "Succeeded", "reason": "Succeeded", "export": result}
+
+
 def failed(stage: str, reason: str, message: str = "as the test wants it") -> JSON:
     """Report of a stage that failed."""
     return {"stage": stage, "outcome": "Failed", "reason": reason, "message": message}

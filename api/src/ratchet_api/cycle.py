@@ -14,6 +14,7 @@ from ratchet_api.base import Duration, Model, ObjectMeta, Observed, Signed, Time
 from ratchet_api.conditions import Condition
 from ratchet_api.data import BaseModelRef, Curation, Sessions, Storage
 from ratchet_api.evaluation import Evaluation
+from ratchet_api.export import Export
 from ratchet_api.names import CYCLE_KIND, GROUP_VERSION
 from ratchet_api.notifications import SINKS_LIMIT, Notification, NotificationsStatus
 from ratchet_api.presets import Training
@@ -114,6 +115,8 @@ class ImprovementCycleSpec(Model):
         ),
     ] = Field(default_factory=list)
     """Who is told outside the cluster."""
+    export: Export | None = None
+    """In which formats a version leaves the cycle; absent means none."""
     history_limit: Annotated[int, Field(ge=1, le=100)] = 10
     """Entries kept in status.history and status.lastGood."""
 

@@ -28,6 +28,9 @@ RUN_ANNOTATION = f"{GROUP}/run"
 ABORT_ANNOTATION = f"{GROUP}/abort"
 """On a cycle: the name of the candidate version to roll back now."""
 
+EXPORT_ANNOTATION = f"{GROUP}/export"
+"""On a version: any new value asks for one export now (status.export.request remembers the last one taken)."""
+
 
 def approval_annotation(gate: str) -> str:
     """On a version: the digest that a person approves at a gate of the cycle's promotion."""
@@ -43,6 +46,8 @@ STAGE_FILE = "/etc/ratchet/stage/stage.json"
 SUITES_DIR = "/etc/ratchet/suites"
 """Each suite that lives in a ConfigMap is mounted as `<suite name>.jsonl` below this folder."""
 ANCHORS_FILE = "/etc/ratchet/anchors/anchors.jsonl"
+REGISTRY_DIR = "/etc/ratchet/registry"
+"""The registry's login, as `config.json`."""
 TERMINATION_LOG = "/dev/termination-log"
 MODEL_DIR = "/var/lib/ratchet/model"
 """emptyDir of an arm's pod: `base/` and `adapter/` are put there by the fetch init container."""

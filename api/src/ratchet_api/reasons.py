@@ -25,6 +25,8 @@ class ConditionType(StrEnum):
     """A version: the gate's decision."""
     SERVING = "Serving"
     """A version: it is the champion (set by its cycle's reconciler)."""
+    EXPORTED = "Exported"
+    """A version: all formats that the cycle's export names are there. Nothing else depends on it."""
     REJECTED = "Rejected"
     """A version: it will not be tried again, by digest."""
 
@@ -45,6 +47,8 @@ class Reason(StrEnum):
     """The train Job runs."""
     EVALUATING = "Evaluating"
     """The evaluate Job runs."""
+    EXPORTING = "Exporting"
+    """The export Job runs, beside everything else."""
     CANARY = "Canary"
     """The candidate takes a share of the sessions."""
     BAKING = "Baking"
@@ -144,6 +148,10 @@ class Reason(StrEnum):
     """The stage took longer than its deadline."""
     INTERNAL_ERROR = "InternalError"
     """A bug in the stage; the log has the traceback. Not retried."""
+    EXPORT_DIFFERS = "ExportDiffers"
+    """An exported format, loaded again, does not answer as base and adapter do: it is not kept; take another format."""
+    UPLOAD_REFUSED = "UploadRefused"
+    """The hub or the registry refuses the upload: correct the Secret, its rights, or the repository's name."""
     # The gate
     ACCEPTED = "GatePassed"
     """The evaluation proves the candidate better, and the guardrails hold."""

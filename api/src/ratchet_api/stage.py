@@ -17,6 +17,7 @@ from ratchet_api.base import Digest, Duration, Observed, Time
 from ratchet_api.cycle import DatasetNumbers
 from ratchet_api.data import AdapterRef, BaseModelRef, Curation, DatasetRef, Sessions
 from ratchet_api.evaluation import EvaluationPolicy, Suite
+from ratchet_api.export import ExportFormat, ExportResult, HubUpload, OciUpload
 from ratchet_api.training import Hyperparameters
 from ratchet_api.version import Artifact, Provenance, SuiteResult, TrainingStatus
 
@@ -104,6 +105,24 @@ class EvaluateInput(_Input):
     batch_size: int
 
 
+class ExportInput(_Input):
+    """base and adapter -> the model in other formats, here and elsewhere."""
+
+    stage: Literal["export"] = "export"
+    base_model: BaseModelRef
+    adapter: AdapterRef
+    formats: list[ExportFormat]
+    license: str | None = None
+    hub: HubUpload | None = None
+    oci: OciUpload | None = None
+    dataset_digest: Digest | None = None
+    """For the card: what it was trained on; None when the adapter came finished."""
+    champion: str = ""
+    """For the card: what it was compared with."""
+    suites: list[SuiteResult] = Field(default_factory=list)
+    """For the card: how it did."""
+
+
 class FetchInput(_Input):
     """Init container of an arm: base (and adapter) into names.MODEL_DIR, verified against their digests."""
 
@@ -112,8 +131,10 @@ class FetchInput(_Input):
     adapter: AdapterRef | None
 
 
-StageInput = Annotated[CurateInput | TrainInput | EvaluateInput | FetchInput, Field(discriminator="stage")]
-STAGE_INPUT: TypeAdapter[CurateInput | TrainInput | EvaluateInput | FetchInput] = TypeAdapter(StageInput)
+StageInput = Annotated[
+    CurateInput | TrainInput | EvaluateInput | ExportInput | FetchInput, Field(discriminator="stage")
+]
+STAGE_INPUT: TypeAdapter[CurateInput | TrainInput | EvaluateInput | ExportInput | FetchInput] = TypeAdapter(StageInput)
 
 StageOutcome = Literal["Succeeded", "Skipped", "Failed"]
 
@@ -121,7 +142,7 @@ StageOutcome = Literal["Succeeded", "Skipped", "Failed"]
 class StageReport(Observed):
     """What a stage says at its end. Exactly the numbers that a decision or a person needs."""
 
-    stage: Literal["curate", "train", "evaluate", "fetch"]
+    stage: Literal["curate", "train", "evaluate", "export", "fetch"]
     """Which stage speaks."""
     outcome: StageOutcome
     """Skipped: fewer good examples than asked for (curate only)."""
@@ -137,6 +158,8 @@ class StageReport(Observed):
     """train: its numbers."""
     suites: list[SuiteResult] = Field(default_factory=list, max_length=16)
     """evaluate: one result a suite."""
+    export: ExportResult | None = None
+    """export: what it brought."""
     provenance: Provenance | None = None
     """What it was made from."""
 
@@ -166,6 +189,11 @@ def dataset_uri(storage_uri: str, digest: Digest) -> str:
 def attempt_uri(storage_uri: str, version: str, attempt: int, artifact: Literal["adapter", "report"]) -> str:
     """Folder of what one attempt of a version's stage makes."""
     return f"{storage_uri.rstrip('/')}/versions/{version}/{attempt}/{artifact}"
+
+
+def export_uri(storage_uri: str, version: str, adapter: Digest, export_format: str) -> str:
+    """Folder of one format of a version, over all attempts; the adapter's digest tells equal names apart."""
+    return f"{storage_uri.rstrip('/')}/versions/{version}/exports/{digest_hex(adapter)[:12]}/{export_format}"
 
 
 def checkpoints_uri(storage_uri: str, version: str) -> str:

@@ -13,6 +13,7 @@ from ratchet_api.base import Digest, Model, Name, ObjectMeta, Observed, Signed, 
 from ratchet_api.conditions import Condition
 from ratchet_api.data import AdapterRef, BaseModelRef, DatasetRef
 from ratchet_api.evaluation import EvaluationPolicy
+from ratchet_api.export import ExportResult
 from ratchet_api.names import GROUP_VERSION, VERSION_KIND
 from ratchet_api.training import Hyperparameters
 
@@ -200,7 +201,8 @@ class Attempts(Observed):
     """Attempts that found something missing that the spec names; free, but ever slower."""
 
     repeated: int = 0
-    """Evaluations done again because another champion served by the time of the rollout; free."""
+    """Evaluations done again because another champion served by the time of the rollout, and exports that a person
+    asked for again; free."""
     unsealed: int = 0
     """Evaluations that went on with the sealed suites; free."""
 
@@ -213,7 +215,7 @@ class Attempts(Observed):
 class StageStatus(Observed):
     """One stage of the version or of the run."""
 
-    stage: Literal["curate", "train", "evaluate"]
+    stage: Literal["curate", "train", "evaluate", "export"]
     """Which one."""
     job: str | None = None
     """Name of its present Job; written before the Job is created."""
@@ -231,6 +233,17 @@ class StageStatus(Observed):
     """A Reason: why the last attempt failed."""
     message: str = ""
     """The same in words."""
+
+
+class ExportStatus(Observed):
+    """The version's export. Nothing else depends on it."""
+
+    request: str = ""
+    """Value of the annotation ratchet.dev/export that was last taken."""
+    work: StageStatus
+    """Its stage."""
+    result: ExportResult | None = None
+    """What the last export that ended well brought."""
 
 
 class Provenance(Observed):
@@ -264,7 +277,7 @@ class ModelVersionStatus(Observed):
             max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
         ),
     ] = Field(default_factory=list)
-    """Ready, Reconciling, Stalled, Trained, Evaluated, Accepted, Serving, Rejected."""
+    """Ready, Reconciling, Stalled, Trained, Evaluated, Accepted, Serving, Rejected; Exported if there is an export."""
     training: TrainingStatus | None = None
     """Progress and result of the training."""
     evaluation: EvaluationStatus | None = None
@@ -280,6 +293,8 @@ class ModelVersionStatus(Observed):
         ),
     ] = Field(default_factory=list)
     """The stages so far."""
+    export: ExportStatus | None = None
+    """Its export."""
     provenance: Provenance = Field(default_factory=Provenance)
     """What it was made from."""
     announcements: list[Announcement] = Field(default_factory=list, max_length=ANNOUNCEMENTS_LIMIT)

@@ -92,7 +92,12 @@ PROMETHEUS = Module(
         f"-s -w -X github.com/prometheus/common/version.Version={_PROMETHEUS_VERSION}",
     ),
 )
-MODULES = (KUBERNETES, PROMETHEUS)
+REGISTRY = Module(
+    "registry",
+    (Tool("registry", "github.com/distribution/distribution/v3/cmd/registry", r"distribution/v3", "1 min"),),
+    ("-trimpath", "-buildvcs=false", "-ldflags", "-s -w"),
+)
+MODULES = (KUBERNETES, PROMETHEUS, REGISTRY)
 
 
 def module_folder(module: Module) -> Path:

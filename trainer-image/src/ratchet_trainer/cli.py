@@ -22,6 +22,7 @@ from ratchet_api.stage import (
     CurateInput,
     EvaluateInput,
     ExitCode,
+    ExportInput,
     FetchInput,
     StageReport,
     TrainInput,
@@ -37,6 +38,7 @@ _STAGES = {
     "curate": "sessions to a dataset",
     "train": "a dataset to a LoRA adapter",
     "evaluate": "candidate and champion over the same held-out cases",
+    "export": "base and adapter as one model, in the formats of other runtimes",
     "fetch": "base model and adapter into a folder, every byte verified",
 }
 
@@ -206,7 +208,7 @@ def _outcome(options: argparse.Namespace) -> StageReport:
 
 
 def _dispatch(
-    stage: CurateInput | TrainInput | EvaluateInput, store: Store, scratch: Path, progress: Progress,
+    stage: CurateInput | TrainInput | EvaluateInput | ExportInput, store: Store, scratch: Path, progress: Progress,
     options: argparse.Namespace,
 ) -> StageReport:  # fmt: skip
     match stage:
@@ -226,9 +228,15 @@ def _dispatch(
 
             quiet_libraries()
             return evaluate.run(stage, store, scratch, progress, options.suites, options.pvc_root)
+        case ExportInput():
+            from ratchet_trainer.export import stage as export
+            from ratchet_trainer.loading import quiet_libraries
+
+            quiet_libraries()
+            return export.run(stage, store, scratch, progress, options.pvc_root)
 
 
-def _read_input(path: Path, name: str) -> CurateInput | TrainInput | EvaluateInput | FetchInput:
+def _read_input(path: Path, name: str) -> CurateInput | TrainInput | EvaluateInput | ExportInput | FetchInput:
     try:
         stage = STAGE_INPUT.validate_json(path.read_bytes())
     except FileNotFoundError:

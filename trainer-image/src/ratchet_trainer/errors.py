@@ -5,8 +5,10 @@ Room: trainer. Pure; touches nothing.
     StageError                 exit code, reason, one sentence with the fix in it
     +-- UserError          64  the settings cannot work
     |   +-- Missing        64  something named by the spec is not there (reason says what); goes on once it is
+    |   +-- UploadRefused  64  a hub or a registry does not let us write
     +-- DataError          65  the data cannot be used
     |   +-- DigestMismatch 65  what is in storage is not what its digest says
+    |   +-- ExportDiffers  65  an exported model is another one than it was made from
     +-- TryAgain           75  something outside failed: storage, network, disk
     +-- OutOfMemory       137  an allocation failed; retried once, smaller
     Preempted             143  SIGTERM; a BaseException, so that no handler of ordinary errors swallows it
@@ -49,6 +51,18 @@ class DigestMismatch(DataError):
     """A file or a manifest is not what its digest says: refused before it is loaded."""
 
     reason = Reason.DIGEST_MISMATCH
+
+
+class ExportDiffers(DataError):
+    """An exported model, loaded again, does not say what it was made from says."""
+
+    reason = Reason.EXPORT_DIFFERS
+
+
+class UploadRefused(UserError):
+    """A hub or a registry does not let us write."""
+
+    reason = Reason.UPLOAD_REFUSED
 
 
 class TryAgain(StageError):

@@ -183,6 +183,13 @@ def _acting(add: Callable[..., argparse.ArgumentParser]) -> None:
         "VERSION",
     )
     parser.add_argument("--digest", help="what you have looked at; refused when something else waits")
+    act(
+        "export",
+        "export a version now, in the formats that its cycle names",
+        "Beside everything else: no rollout waits for it. What came of it is in the condition Exported.",
+        "export assistant-7",
+        "VERSION",
+    )
     parser = act(
         "promote",
         "point at the version that is to be rolled out",

@@ -303,6 +303,14 @@ def approve(args: argparse.Namespace) -> int:
         return _carry_out(cluster, args, view, pointing.approve(view, version, args.digest))
 
 
+def export(args: argparse.Namespace) -> int:
+    """`ratchet export`."""
+    with connect(args) as cluster:
+        version = cluster.version(args.name)
+        view = cluster.view(version.spec.cycle)
+        return _carry_out(cluster, args, view, pointing.export(view, version, _stamp()))
+
+
 def promote(args: argparse.Namespace) -> int:
     """`ratchet promote`."""
     return _act(args, lambda view: pointing.promote(view, args.version))

@@ -3,7 +3,7 @@
 Room: cli. Pure: a View in, a Plan out, or Refused by name with what to do instead.
 """
 
-from ratchet_api.names import approval_annotation
+from ratchet_api.names import EXPORT_ANNOTATION, approval_annotation
 from ratchet_api.promotion import Gate
 from ratchet_api.version import ModelVersion
 from ratchet_cli.oncall.actions import Patch, Plan, require_alive, spec_patch, undone_by
@@ -60,6 +60,20 @@ def approve(view: View, version: ModelVersion, digest: str | None) -> Plan:
     sentence = f"{name}: approved before {_BEFORE[gate]}, {wanted}" + (f"; evidence: {evidence}" if evidence else "")
     annotations = {approval_annotation(gate): wanted}
     return Plan(sentence, (Patch({"metadata": {"annotations": annotations}}, name),), next=_watch(view))
+
+
+def export(view: View, version: ModelVersion, stamp: str) -> Plan:
+    """Another export of the version, whatever became of it. Raises Refused."""
+    require_alive(view)
+    name, policy, status = version.metadata.name, view.cycle.spec.export, version.status.export
+    if policy is None:
+        raise Refused(f"{view.name} names no formats: write spec.export.formats first")
+    if is_root(version) or version.adapter is None:
+        raise Refused(f"{name} has no adapter, so there is nothing to export")
+    if status is not None and status.work.finished_at is None:
+        raise Refused(f"{name} is being exported already, by Job {status.work.job or 'to come'}")
+    patch = Patch({"metadata": {"annotations": {EXPORT_ANNOTATION: stamp}}}, name)
+    return Plan(f"{name}: exported as {', '.join(policy.formats)}", (patch,), next=_watch(view))
 
 
 def promote(view: View, name: str) -> Plan:

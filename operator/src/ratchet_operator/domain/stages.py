@@ -79,7 +79,9 @@ class StageMove:
     """When to look again, if nothing happens before."""
 
 
-def planned(status: StageStatus | None, stage: Literal["curate", "train", "evaluate"], job: str) -> StageStatus:
+def planned(
+    status: StageStatus | None, stage: Literal["curate", "train", "evaluate", "export"], job: str
+) -> StageStatus:
     """The stage's status with `job` as its present Job."""
     status = status or StageStatus(stage=stage)
     return status.model_copy(update={"job": job, "job_uid": None, "retry_at": None})

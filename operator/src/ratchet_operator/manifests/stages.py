@@ -15,16 +15,18 @@ from pydantic import BaseModel
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.data import Anchors, BaseModelRef
 from ratchet_api.evaluation import Suite
+from ratchet_api.export import Export
 from ratchet_api.names import (
     ANCHORS_FILE,
     METRICS_PORT,
+    REGISTRY_DIR,
     SCRATCH_DIR,
     STAGE_FILE,
     SUITES_DIR,
     TERMINATION_LOG,
     child_name,
 )
-from ratchet_api.stage import CurateInput, EvaluateInput, ExitCode, TrainInput
+from ratchet_api.stage import CurateInput, EvaluateInput, ExitCode, ExportInput, TrainInput
 from ratchet_api.training import StageJob
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.pods import JSON
@@ -38,7 +40,7 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 @dataclass(frozen=True)
 class Owner:
-    """The object that a stage works for: a cycle (curate) or a version (train, evaluate)."""
+    """The object that a stage works for: a cycle (curate) or a version (train, evaluate, export)."""
 
     kind: str
     name: str
@@ -51,7 +53,7 @@ class StageRequest:
 
     cycle: ImprovementCycle
     owner: Owner
-    input: CurateInput | TrainInput | EvaluateInput
+    input: CurateInput | TrainInput | EvaluateInput | ExportInput
     job: StageJob
     image: str
     base_model: BaseModelRef | None = None
@@ -65,7 +67,7 @@ class StageRequest:
         return job_name(self.input)
 
 
-def job_name(work: CurateInput | TrainInput | EvaluateInput) -> str:
+def job_name(work: CurateInput | TrainInput | EvaluateInput | ExportInput) -> str:
     """`<version>-<stage>-<attempt>`, for curate `<cycle>-<run>-curate-<attempt>`."""
     who = work.identity
     if work.stage == "curate":
@@ -161,10 +163,25 @@ def _pod(request: StageRequest) -> JSON:
         spec["volumes"].append(_anchors_volume(request.anchors))
         main["volumeMounts"].append(pods.mount("anchors", ANCHORS_DIR))
         main["args"] += ["--anchors", ANCHORS_FILE]
+    if isinstance(request.job, Export):
+        _add_uploads(spec, main, request.job)
     if request.base_model is not None:
         pods.add_claim(spec, main, request.base_model)
     spec["containers"] = [main]
     return spec
+
+
+def _add_uploads(spec: JSON, main: JSON, export: Export) -> None:
+    """The hub's token into the environment, the registry's login into a file where its clients look for it."""
+    if export.hub is not None:
+        reference = {"name": export.hub.token_secret.name, "key": "HF_TOKEN"}
+        main["env"].append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    if export.oci is not None and export.oci.credentials_secret is not None:
+        item = {"key": ".dockerconfigjson", "path": "config.json"}
+        secret = {"secretName": export.oci.credentials_secret.name, "items": [item]}
+        spec["volumes"].append({"name": "registry", "secret": secret})
+        main["volumeMounts"].append(pods.mount("registry", REGISTRY_DIR))
+        main["env"].append({"name": "DOCKER_CONFIG", "value": REGISTRY_DIR})
 
 
 def _args() -> list[str]:

@@ -30,7 +30,7 @@ from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditi
 from ratchet_operator.errors import InvalidObject, Waiting
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.stages import Owner, StageRequest
-from ratchet_operator.reconcile import jobs, progress
+from ratchet_operator.reconcile import exports, jobs, progress
 from ratchet_operator.reconcile.announcing import ASK_AGAIN, announce, announced
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
@@ -71,7 +71,8 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
 
 
 class VersionPass:
-    """One pass: `status` is what will be written, `request` the stage whose Job is to exist afterwards."""
+    """One pass: `status` is what will be written, `request` the stage whose Job is to exist afterwards, `export` the
+    export's."""
 
     def __init__(self, ctx: Context, version: ModelVersion, cycle: ImprovementCycle | None, now: datetime) -> None:
         self.ctx = ctx
@@ -84,6 +85,7 @@ class VersionPass:
         self.wake: list[datetime | float | None] = []
         self.events: list[tuple[bool, Reason, str]] = []
         self.request: StageRequest | None = None
+        self.export: StageRequest | None = None
         self._judging = AsyncExitStack()
 
     async def run(self) -> float | None:
@@ -93,6 +95,7 @@ class VersionPass:
                 await self._decide()
             except Stop as stop:
                 self.stalled, self.waiting = stop.stalled, stop.waiting
+            await exports.advance(self)
             self.stalled = self.ctx.refused.get(self.version.metadata.uid) or self.stalled
             self._summarise()
             await self._write()
@@ -102,12 +105,14 @@ class VersionPass:
         if self.request is not None:
             await acts.attempt(jobs.create(self.ctx.kube, self.request))
         self.wake.append(acts.settle(self.ctx, self.version.metadata.uid))
+        await exports.act(self)
         conditions = self.version.status.conditions
         if self.stalled is not None:
             self.wake.append(stalled_delay(self.ctx, conditions, self.now))
         return soonest(self.now, *self.wake)
 
-    def _update(self, **fields: Any) -> None:
+    def update(self, **fields: Any) -> None:
+        """These fields of the status that will be written."""
         self.version = self.version.model_copy(update={"status": self.version.status.model_copy(update=fields)})
 
     # Deciding
@@ -182,7 +187,7 @@ class VersionPass:
                 self.request = await self._request(cycle, name, entry.attempts)
             elif name == "train" and seen.running_since is not None:
                 numbers = await progress.training(self.ctx, self.version, cycle, self.now)
-                self._update(training=numbers or self.version.status.training)
+                self.update(training=numbers or self.version.status.training)
 
     def _repeat_if_outdated(self, cycle: ImprovementCycle) -> None:
         """Another champion serves than the one that the version was proven against: the proof begins anew.
@@ -199,7 +204,7 @@ class VersionPass:
         attempts = done.attempts.model_copy(update={"repeated": done.attempts.repeated + 1})
         entry = StageStatus(stage="evaluate", attempts=attempts)
         artifacts = self.version.status.artifacts.model_copy(update={"sealed_report": None})
-        self._update(evaluation=None, artifacts=artifacts)
+        self.update(evaluation=None, artifacts=artifacts)
         self._store(entry)
         text = f"proven against {before.champion if before else '?'}, which serves no more: it is evaluated again"
         self.events.append((False, Reason.PENDING, text))
@@ -232,7 +237,7 @@ class VersionPass:
         meta = self.version.metadata
         earlier = await self.ctx.kube.select(ModelVersion, meta.namespace, fields=f"spec.cycle={cycle.metadata.name}")
         said = estimate.of(cycle.spec.training, made_by.dataset, earlier)
-        self._update(training=known.model_copy(update={"examples": made_by.dataset.examples, "estimate": said}))
+        self.update(training=known.model_copy(update={"examples": made_by.dataset.examples, "estimate": said}))
         if said is not None:
             self.events.append((False, Reason.TRAINING, f"the training will take {estimate.words(said)}"))
 
@@ -254,7 +259,7 @@ class VersionPass:
 
     def _store(self, entry: StageStatus) -> None:
         others = [old for old in self.version.status.stages if old.stage != entry.stage]
-        self._update(stages=sorted([*others, entry], key=lambda one: ("train", "evaluate", "curate").index(one.stage)))
+        self.update(stages=sorted([*others, entry], key=lambda one: ("train", "evaluate", "curate").index(one.stage)))
 
     # What a stage is told
 
@@ -325,7 +330,7 @@ class VersionPass:
         if champion.adapter is None and not versions.is_root(champion):
             raise Stop(waiting=Remark(Reason.PENDING, f"the champion to beat, {name}, is not trained yet"))
         if decided is None:
-            self._update(evaluation=EvaluationStatus(champion=name))
+            self.update(evaluation=EvaluationStatus(champion=name))
         return name, champion.adapter
 
     # What a stage brought
@@ -345,7 +350,7 @@ class VersionPass:
                 before = status.training
                 said = {"examples": training.examples or before.examples, "estimate": before.estimate}
                 training = training.model_copy(update=said)
-            self._update(artifacts=artifacts, training=training, provenance=provenance)
+            self.update(artifacts=artifacts, training=training, provenance=provenance)
             self.events.append((False, Reason.SUCCEEDED, f"trained: {report.message or report.artifact.digest}"))
             return
         assert status.evaluation is not None, "the champion was written before the Job was created"
@@ -363,7 +368,7 @@ class VersionPass:
         artifacts = status.artifacts.model_copy(update={which: report.artifact})
         if decision.accepted and not unsealed and policy.part(sealed=True) is not None:
             evaluation = evaluation.model_copy(update={"unsealed": True})
-            self._update(evaluation=evaluation, artifacts=artifacts, provenance=provenance)
+            self.update(evaluation=evaluation, artifacts=artifacts, provenance=provenance)
             self._unseal(decision.message)
             return
         now, generation = self.now, self.version.metadata.generation
@@ -372,7 +377,7 @@ class VersionPass:
             status.conditions, ConditionType.ACCEPTED, decision.accepted, decision.reason, decision.message,
             generation, now,
         )  # fmt: skip
-        self._update(evaluation=evaluation, artifacts=artifacts, provenance=provenance, conditions=conditions)
+        self.update(evaluation=evaluation, artifacts=artifacts, provenance=provenance, conditions=conditions)
         self.events.append((not decision.accepted, decision.reason, decision.message))
         self._repeat_if_outdated(cycle)
 
@@ -395,7 +400,7 @@ class VersionPass:
         )
         given = spending.levels(policy, report.suites, others)
         looks = spending.spent(report.suites, given, self.version.status.looks)
-        self._update(looks=looks)
+        self.update(looks=looks)
         return {look.suite: spending.Level(look.number, look.alpha) for look in looks}
 
     def _unseal(self, passed: str) -> None:
@@ -420,7 +425,7 @@ class VersionPass:
         if self.cycle is None:
             facts = VersionFacts(root=versions.is_root(self.version), stalled=self.stalled)
             conditions = version_conditions(status.conditions, facts, generation, self.now)
-            self._update(conditions=conditions, phase=version_phase(facts), observed_generation=generation)
+            self.update(conditions=conditions, phase=version_phase(facts), observed_generation=generation)
             return
         now = versions.standing(self.version, self.cycle)
         facts = VersionFacts(
@@ -439,7 +444,7 @@ class VersionPass:
         )
         conditions = version_conditions(status.conditions, facts, generation, self.now)
         phase = version_phase(facts)
-        self._update(conditions=conditions, phase=phase, observed_generation=generation, outcome=now.outcome)
+        self.update(conditions=conditions, phase=phase, observed_generation=generation, outcome=now.outcome)
         self._announce(now)
 
     def _announce(self, now: versions.Standing) -> None:
@@ -455,7 +460,7 @@ class VersionPass:
             self.events.append((True, Reason(stalled.reason), stalled.message))
         subject, words = Subject("ModelVersion", self.version.metadata), status.announcements
         late = await announce(self.ctx, subject, words, self.now)
-        self._update(announcements=announced(words, late, self.events, self.now))
+        self.update(announcements=announced(words, late, self.events, self.now))
         status = self.version.status
         if status.dump() != self.before.status.dump():
             conditions = self.before.status.conditions
