@@ -8,8 +8,9 @@ import pytest
 from tests.cli.oncall_states import NOW, REJECTED, STATES, before, changed, digest
 
 from ratchet_api.cycle import Rejected
+from ratchet_api.export import Export
 from ratchet_api.reasons import Reason
-from ratchet_api.version import ModelVersion
+from ratchet_api.version import ExportStatus, ModelVersion, StageStatus
 from ratchet_cli.main import parser
 from ratchet_cli.oncall import actions, advice, pointing
 from ratchet_cli.oncall.actions import Create, Patch, Plan
@@ -217,6 +218,26 @@ def test_approve_names_the_digest_at_each_gate() -> None:
         assert explain(STATES[state], NOW, STATES[state].version("assistant-7")).next == "ratchet approve assistant-7"
     assert "target +6.2 (p 0.003), guardrail -0.4 ok" in _approve("approval-canary").sentence
     assert _approve("approval-canary", digest("7")).requests
+
+
+def test_export_asks_once_and_only_for_what_there_is() -> None:
+    view = STATES["canary"]
+    version = view.version("assistant-7")
+    assert version is not None
+    with pytest.raises(Refused, match=r"write spec\.export\.formats first"):
+        pointing.export(view, version, "stamp")
+    spec = view.cycle.spec.model_copy(update={"export": Export(formats=["gguf-q8_0"])})
+    view = replace(view, cycle=view.cycle.model_copy(update={"spec": spec}))
+    (patch,) = pointing.export(view, version, "stamp").requests
+    assert patch == Patch({"metadata": {"annotations": {"ratchet.dev/export": "stamp"}}}, "assistant-7")
+    work = StageStatus(stage="export", job="assistant-7-export-0")
+    busy = version.status.model_copy(update={"export": ExportStatus(work=work)})
+    with pytest.raises(Refused, match="by Job assistant-7-export-0"):
+        pointing.export(view, version.model_copy(update={"status": busy}), "stamp")
+    root = view.version("assistant-0")
+    assert root is not None
+    with pytest.raises(Refused, match="nothing to export"):
+        pointing.export(view, root, "stamp")
 
 
 def test_what_is_approved_already_waits_for_nobody() -> None:

@@ -119,7 +119,7 @@ def test_a_narrow_terminal_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 COMMANDS = ["get", "explain", "status", "lineage", "doctor", "lint", "run", "abort", "pause", "resume", "retry",
-            "approve", "promote", "rollback", "unpin"]  # fmt: skip
+            "approve", "export", "promote", "rollback", "unpin"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -110,7 +110,7 @@ class Model:
         """Token ids of text with special tokens in it."""
         data = text.encode()
         room = (ctypes.c_int32 * (len(data) + 8))()
-        count = self._api.llama_tokenize(self._vocab, data, len(data), room, len(room), False, True)
+        count = self._api.llama_tokenize(self._model, data, len(data), room, len(room), False, True)
         return list(room[:count])
 
     def logits(self, ids: list[int]) -> Logits:

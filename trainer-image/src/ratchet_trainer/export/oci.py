@@ -78,7 +78,7 @@ def push(folder: Path, described: Described, registry: "Registry", tags: list[st
 
     Raises UploadRefused or TryAgain.
     """
-    layers = []
+    layers: list[dict[str, Any]] = []
     for name, entry in folder_entries(folder).items():
         digest = f"sha256:{entry.sha256}"
         registry.blob(digest, entry.size, folder / name)

@@ -21,7 +21,7 @@ from ratchet_api.reasons import Reason
 from ratchet_api.stage import ExportInput, StageReport, export_uri
 from ratchet_api.version import Provenance
 from ratchet_trainer.artifacts import tool_versions
-from ratchet_trainer.export import card, compare, gguf, hub, merge, mlx, oci, probe
+from ratchet_trainer.export import card, compare, gguf, hub, llamacpp, merge, mlx, oci, probe
 from ratchet_trainer.loading import load_adapters, load_model, load_tokenizer, merged, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import fetch_adapter, resolve_base
@@ -205,7 +205,7 @@ def _push(
     described = oci.Described(
         name=who.cycle, version=who.version, created=format_time(manifest.created_at), license=stage.license or "",
         form=form.partition("-")[0], precision=precision,
-        quantization=form.removeprefix("gguf-") if form in gguf.QUANTISATIONS else None, annotations=annotations,
+        quantization=form.removeprefix("gguf-") if form in llamacpp.QUANTISATIONS else None, annotations=annotations,
     )  # fmt: skip
     tag = f"{who.version}-{form}"
     tags = [tag, who.version] if form == stage.formats[0] else [tag]
