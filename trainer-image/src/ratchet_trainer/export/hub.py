@@ -41,7 +41,8 @@ def upload(to: HubUpload, files: Mapping[str, Path | bytes], version: str) -> Hu
                 "the key HF_TOKEN of the Secret in export.hub.tokenSecret and its rights"
             ) from None
         raise TryAgain(f"the hub failed ({status}: {first}): it is tried again") from error
-    except (httpx2.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError, RuntimeError) as error:
+        # huggingface_hub wraps what goes wrong while a large file is sent in a RuntimeError.
         raise TryAgain(
             f"the hub does not answer ({type(error).__name__}): check the way to it, and export.hub.endpoint"
         ) from error
