@@ -393,6 +393,12 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      {**SPEC, "serving": {"router": "replicas", "replicas": 2, "runtime": "transformers"},
       "rollout": {"metrics": [{"name": "p95", "preset": "vllmLatencyP95"}]}},
      "the transformers runtime has no vllm series"),
+    ("a format twice", "ImprovementCycle", ("spec", "export", "formats"), ["mlx", "mlx"], "name each format once"),
+    ("an upload without a licence", "ImprovementCycle", ("spec", "export"),
+     {"formats": ["mlx"], "hub": {"repository": "acme/assistant", "tokenSecret": {"name": "hub"}}},
+     "what is uploaded says its licence"),
+    ("a keyless toleration", "ImprovementCycle", ("spec", "export", "pod", "tolerations"), [{"value": "x"}],
+     "a toleration with operator Equal needs a key"),
     # Not CEL: bounds and structure
     ("a negative number", "ImprovementCycle", ("spec", "trigger"), {"minExamples": -1}, "minExamples"),
     ("an unquoted fraction", "ImprovementCycle", ("spec", "curation", "threshold"), 0.9, "must be of type string"),
