@@ -130,7 +130,7 @@ def names(kind: str, options: argparse.Namespace) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("ratchet ex", ["explain"]),
+        ("ratchet exp", ["explain", "export"]),
         ("ratchet explain ", ["assistant", "assistant-7"]),
         ("ratchet explain assistant-", ["assistant-7"]),
         ("ratchet abort assistant ", ["assistant-7"]),

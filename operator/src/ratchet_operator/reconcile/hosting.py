@@ -63,6 +63,16 @@ def expired(cycle: ImprovementCycle, now: datetime) -> set[str]:
     return {arm.deployment for arm in ledger.expired(cycle.status, cycle.spec, now)}
 
 
+async def current(ctx: Context, cycle: ImprovementCycle) -> ImprovementCycle | None:
+    """The cycle as it is now; None when it is gone. For whoever is about to take something away.
+
+    A newer pass of another operator may have named an arm since this one began. An arm is named before it is made, so
+    the status as it is now knows of every Deployment that was listed.
+    """
+    found = await ctx.kube.get(ImprovementCycle, cycle.metadata.namespace, cycle.metadata.name)
+    return found if found is not None and found.metadata.uid == cycle.metadata.uid else None
+
+
 class Owned:
     """A Deployment of ours for each version."""
 
@@ -120,9 +130,14 @@ class Owned:
 
     async def clear(self, cycle: ImprovementCycle, now: datetime) -> None:
         """Arms that are neither in service nor kept for their last answers."""
-        serving = cycle.status.serving
-        kept = {arm.deployment for arm in serving.retired} - expired(cycle, now)
-        kept |= {arm.deployment for arm in (serving.stable, serving.candidate) if arm is not None}
-        for name, deployment in self._fleet.deployments.items():
-            if name not in kept:
-                await arms.remove(self._ctx, cycle, deployment)
+        gone = set(self._fleet.deployments) - _kept(cycle, now)
+        latest = await current(self._ctx, cycle) if gone else None
+        for name in sorted(gone - _kept(latest, now)) if latest is not None else ():
+            await arms.remove(self._ctx, cycle, self._fleet.deployments[name])
+
+
+def _kept(cycle: ImprovementCycle, now: datetime) -> set[str]:
+    """Deployments of the arms in service, and of those kept for their last answers."""
+    serving = cycle.status.serving
+    kept = {arm.deployment for arm in serving.retired} - expired(cycle, now)
+    return kept | {arm.deployment for arm in (serving.stable, serving.candidate) if arm is not None}
