@@ -7,12 +7,14 @@ from operator_world import World
 
 from ratchet_api.conditions import find
 from ratchet_api.cycle import RolloutStatus
+from ratchet_api.names import ARM_LABEL
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_operator.clients.objects import Deployment
 from ratchet_operator.clients.prometheus import parsed
 from ratchet_operator.clients.transport import JSON
 from ratchet_operator.domain.analysis import ArmReadings
 from ratchet_operator.domain.queries import ArmQueries
+from ratchet_operator.manifests.arms import INPUT_ANNOTATION
 
 
 async def going_on(world: World) -> RolloutStatus:
@@ -57,6 +59,31 @@ async def test_a_deleted_stable_arm_is_made_again(fake_world: World) -> None:
         return found is not None and found.status == "True"
 
     await world.until(ready)
+
+
+async def test_an_arm_that_is_wanted_again_amid_its_removal_is_whole_again(fake_world: World) -> None:
+    """The removal takes input and budget first; one that breaks off there leaves a Deployment whose pods cannot
+    start."""
+    world = fake_world
+    serving_spec = {"runtime": "transformers", "replicas": 2}
+    await serving(world, serving=serving_spec)
+    arm = (await world.deployments())["assistant-0-arm"]
+    names = {"ConfigMap": arm.metadata.annotations[INPUT_ANNOTATION], "PodDisruptionBudget": "assistant-0-arm"}
+    for kind, name in names.items():
+        await world.remove(kind, name)
+    await world.settle()
+    assert not any([await world.kube.exists(kind, world.namespace, name) for kind, name in names.items()]), (
+        "nobody looks after it while all of its pods are ready"
+    )
+    for pod in await world.pods(**{ARM_LABEL: "true"}):
+        await world.pod_status(pod.metadata.name, {"phase": "Pending", "conditions": [], "containerStatuses": []})
+
+    async def whole() -> bool:
+        return all([await world.kube.exists(kind, world.namespace, name) for kind, name in names.items()])
+
+    for _ in range(5):
+        await world.step()
+    assert await whole()
 
 
 async def test_a_deleted_candidate_arm_that_is_back_in_time_goes_on(fake_world: World) -> None:

@@ -178,6 +178,14 @@ class Kube:
             return False
         return True
 
+    async def exists(self, kind: str, namespace: str, name: str) -> bool:
+        """Whether there is an object of that name, whoever owns it."""
+        try:
+            await self._transport.request("get", RESOURCES[kind].path(namespace, name), accept=METADATA_ONLY)
+        except NotFound:
+            return False
+        return True
+
     async def delete_child(self, kind: str, namespace: str, name: str, owner: str) -> bool:
         """Delete it if the object with the uid `owner` owns it; False when there is no such child.
 

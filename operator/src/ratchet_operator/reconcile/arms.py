@@ -181,11 +181,11 @@ def request(ctx: Context, cycle: ImprovementCycle, version: ModelVersion, replic
     return ArmRequest(cycle, version.metadata.name, version.adapter, rank, images.trainer, images.vllm, replicas)
 
 
-async def ensure(ctx: Context, wanted: ArmRequest, present: Deployment | None) -> bool:
-    """Make the arm so; False, and no write, when it is so already."""
+async def ensure(ctx: Context, wanted: ArmRequest, present: Deployment | None, whole: bool) -> bool:
+    """Make the arm so; False, and no write, when it is so already. `whole`: all of its pods are ready."""
     manifest = manifests.deployment(wanted)
     if present is not None and _same(present, manifest):
-        return False
+        return not whole and await _completed(ctx, wanted)
     await ctx.kube.create(manifests.fetch_config_map(wanted), wanted.cycle.metadata.uid)
     if present is not None and wanted.replicas is None:
         await autoscaling.hand_over(ctx, present)
@@ -197,6 +197,18 @@ async def ensure(ctx: Context, wanted: ArmRequest, present: Deployment | None) -
         meta = wanted.cycle.metadata
         await ctx.kube.delete_child("PodDisruptionBudget", meta.namespace, wanted.deployment, meta.uid)
     return True
+
+
+async def _completed(ctx: Context, wanted: ArmRequest) -> bool:
+    """What goes with a Deployment, made again where it is gone: a removal that broke off before the arm was wanted
+    again has taken it already, and without its input no new pod starts."""
+    written, namespace = False, wanted.cycle.metadata.namespace
+    for manifest in (manifests.fetch_config_map(wanted), manifests.disruption_budget(wanted)):
+        if manifest is not None and not await ctx.kube.exists(
+            manifest["kind"], namespace, manifest["metadata"]["name"]
+        ):
+            written |= await ctx.kube.create(manifest, wanted.cycle.metadata.uid)
+    return written
 
 
 def _same(present: Deployment, manifest: dict[str, object]) -> bool:

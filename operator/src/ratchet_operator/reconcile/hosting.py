@@ -126,7 +126,8 @@ class Owned:
     async def ensure(self, cycle: ImprovementCycle, arm: Arm, version: ModelVersion) -> None:
         """Its Deployment."""
         wanted = arms.request(self._ctx, cycle, version, None if self._scaled(arm) else max(1, arm.replicas))
-        await arms.ensure(self._ctx, wanted, self._fleet.deployments.get(arm.deployment))
+        present = self._fleet.deployments.get(arm.deployment)
+        await arms.ensure(self._ctx, wanted, present, whole=arm.ready_replicas >= max(1, arm.replicas))
 
     async def clear(self, cycle: ImprovementCycle, now: datetime) -> None:
         """Arms that are neither in service nor kept for their last answers."""
