@@ -8,6 +8,7 @@ written files first, manifest.json last and only if there is none (`If-None-Matc
 the other takes the winner's artifact for its own result.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -31,6 +32,8 @@ from ratchet_api.reasons import Reason
 from ratchet_api.stage import StageIdentity
 from ratchet_trainer.artifacts import Kind, build_manifest, check_digest, check_file, parse_manifest
 from ratchet_trainer.errors import Missing, TryAgain, UserError
+
+log = logging.getLogger("ratchet")
 
 _NO_BUCKET = {"NoSuchBucket"}
 _FORBIDDEN = {
@@ -174,6 +177,20 @@ class Store:
         """The manifest that closes an artifact; None when there is no finished artifact."""
         data = self.get(Location.parse(uri).child(MANIFEST))
         return None if data is None else parse_manifest(data, uri, kind)
+
+    def place(self, uri: str, kind: Kind, recipe: str) -> tuple[str, Manifest | None]:
+        """Where the artifact of a recipe lies or will lie, and its manifest if it is finished.
+
+        That is `uri`, unless the artifact of another recipe lies there (an older object of the same name left it):
+        artifacts are never overwritten.
+        """
+        found = self.manifest(uri, kind)
+        if found is not None and found.inputs.get("recipe") != recipe:
+            uri = f"{uri}-{recipe.removeprefix('sha256:')[:12]}"
+            found = self.manifest(uri, kind)
+        if found is not None:
+            log.info("%s is finished already", uri)
+        return uri, found
 
     def fetch(
         self, uri: str, kind: Input, expected: str | None, target: Path, check: Callable[[Path], None] | None = None

@@ -47,13 +47,8 @@ def run(
     cases = {suite.name: read_suite(suite, suites) for suite in stage.policy.suites}
     recipe = _recipe(stage, cases)
     uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "report")
-    finished = store.manifest(uri, "report")
-    if finished is not None and finished.inputs.get("recipe") != recipe:
-        # An older version of the same name left its report here: artifacts are never overwritten.
-        uri = f"{uri}-{recipe.removeprefix('sha256:')[:12]}"
-        finished = store.manifest(uri, "report")
+    uri, finished = store.place(uri, "report", recipe)
     if finished is not None:
-        log.info("%s is finished already", uri)
         return _report(store, stage, uri, finished)
 
     base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)

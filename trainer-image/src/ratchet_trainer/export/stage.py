@@ -75,16 +75,8 @@ def _recipe(stage: ExportInput, form: ExportFormat) -> str:
 
 def _place(stage: ExportInput, store: Store, form: ExportFormat) -> tuple[str, Manifest | None]:
     """Where a format lies or will lie, and its manifest if it is there."""
-    recipe = _recipe(stage, form)
     uri = export_uri(stage.identity.storage_uri, stage.identity.version, stage.adapter.digest, form)
-    found = store.manifest(uri, "model")
-    if found is not None and found.inputs.get("recipe") != recipe:
-        # The same adapter on another base of an older cycle: artifacts are never overwritten.
-        uri = f"{uri}-{recipe.removeprefix('sha256:')[:12]}"
-        found = store.manifest(uri, "model")
-    if found is not None:
-        log.info("%s is finished already", uri)
-    return uri, found
+    return store.place(uri, "model", _recipe(stage, form))
 
 
 class _Maker:

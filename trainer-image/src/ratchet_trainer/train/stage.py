@@ -48,13 +48,8 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
 
     recipe = _recipe(stage)
     uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "adapter")
-    finished = store.manifest(uri, "adapter")
-    if finished is not None and finished.inputs.get("recipe") != recipe:
-        # An older version of the same name left its adapter here: artifacts are never overwritten.
-        uri = f"{uri}-{recipe.removeprefix('sha256:')[:12]}"
-        finished = store.manifest(uri, "adapter")
+    uri, finished = store.place(uri, "adapter", recipe)
     if finished is not None:
-        log.info("%s is finished already", uri)
         return _report(uri, finished)
 
     base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)
