@@ -42,7 +42,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an object of an earlier owner is taken for ours", "clients/kube.py",
-        'if not Meta.model_validate(raw["metadata"]).owned_by(owner):', "if False:",
+        "if not meta.owned_by(owner):", "if False:",
     ),
     Mutation(
         "an object that vanished is a bug", "clients/kube.py",
@@ -82,7 +82,7 @@ MUTATIONS = (
     ),
     Mutation(
         "retired arms go at once", "reconcile/hosting.py",
-        "kept = {arm.deployment for arm in serving.retired} - expired(cycle, now)\n", "kept = set()\n",
+        " - served - lingering(cycle, now)", " - served",
     ),
     Mutation(
         "stable's arm is not kept", "reconcile/cycle.py",

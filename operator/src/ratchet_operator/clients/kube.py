@@ -154,11 +154,10 @@ class Kube:
         return True
 
     async def _check_owner(self, resource: Resource, namespace: str, name: str, owner: str) -> None:
-        try:
-            raw = await self._transport.request("get", resource.path(namespace, name), accept=METADATA_ONLY)
-        except NotFound:
-            raise Waiting(f"{resource.plural} {name} vanished while it was looked at", 0.5) from None
-        if not Meta.model_validate(raw["metadata"]).owned_by(owner):
+        meta = await self._metadata(resource, namespace, name)
+        if meta is None:
+            raise Waiting(f"{resource.plural} {name} vanished while it was looked at", 0.5)
+        if not meta.owned_by(owner):
             raise Waiting(f"{resource.plural} {name} belongs to an earlier owner; waiting until it is collected", 2.0)
 
     async def delete(self, kind: type[BaseModel] | str, namespace: str, name: str, uid: str | None = None) -> bool:
@@ -180,24 +179,22 @@ class Kube:
 
     async def exists(self, kind: str, namespace: str, name: str) -> bool:
         """Whether there is an object of that name, whoever owns it."""
-        try:
-            await self._transport.request("get", RESOURCES[kind].path(namespace, name), accept=METADATA_ONLY)
-        except NotFound:
-            return False
-        return True
+        return await self._metadata(RESOURCES[kind], namespace, name) is not None
 
     async def delete_child(self, kind: str, namespace: str, name: str, owner: str) -> bool:
         """Delete it if the object with the uid `owner` owns it; False when there is no such child.
 
         What takes its place in between is left alone (Conflict).
         """
-        resource = RESOURCES[kind]
+        meta = await self._metadata(RESOURCES[kind], namespace, name)
+        return meta is not None and meta.owned_by(owner) and await self.delete(kind, namespace, name, meta.uid)
+
+    async def _metadata(self, resource: Resource, namespace: str, name: str) -> Meta | None:
         try:
             raw = await self._transport.request("get", resource.path(namespace, name), accept=METADATA_ONLY)
         except NotFound:
-            return False
-        meta = Meta.model_validate(raw["metadata"])
-        return meta.owned_by(owner) and await self.delete(kind, namespace, name, meta.uid)
+            return None
+        return Meta.model_validate(raw["metadata"])
 
     async def write_cycle_status(self, cycle: ImprovementCycle, status: ImprovementCycleStatus) -> ImprovementCycle:
         """Replace the status unless the object has changed since it was read (Conflict)."""

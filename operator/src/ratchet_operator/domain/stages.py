@@ -109,6 +109,16 @@ def advance(status: StageStatus, seen: JobSeen | None, now: datetime, *, shrinka
     return _ended_badly(status, seen, now, shrinkable)
 
 
+def events(name: str, move: StageMove) -> list[tuple[bool, Reason, str]]:
+    """What is to be said of a move, as warnings: that the stage `name` is tried again, or has failed for good."""
+    said = []
+    if move.retried is not None:
+        said.append((True, move.retried.reason, f"{name} is tried again: {move.retried.message}"))
+    if move.failed is not None:
+        said.append((True, move.failed.reason, f"{name} failed: {move.failed.message}"))
+    return said
+
+
 def retry_due(status: StageStatus, now: datetime) -> bool:
     """Whether the next attempt may be planned now."""
     if status.finished_at is not None or status.job is not None:

@@ -86,8 +86,8 @@ async def observe(ctx: Context, seen: Fleet, arm: Arm | None, wanted: int, now: 
     servers = [Server(pod.status.pod_ip, pod.start) for pod in ready]
     serves = await ctx.arms.serves(servers, arm.port, arm.model_name)
     failure, reason = _failure(pods, arm.since)
-    trouble = _trouble(pods, now) or _refused_pods(seen.deployments.get(arm.deployment))
     deployment = seen.deployments.get(arm.deployment)
+    trouble = _trouble(pods, now) or _refused_pods(deployment)
     observation = ArmObservation(
         exists=deployment is not None,
         replicas=wanted,

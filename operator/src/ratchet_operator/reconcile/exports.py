@@ -47,10 +47,7 @@ async def advance(this: "VersionPass") -> None:
     refused = this.ctx.refused.get(_key(this)) if seen is None else None
     _write(this, status.model_copy(update={"work": move.status}), move.stalled or refused, move.waiting)
     this.wake.append(move.wake_at)
-    if move.retried is not None:
-        this.events.append((True, move.retried.reason, f"export is tried again: {move.retried.message}"))
-    if move.failed is not None:
-        this.events.append((True, move.failed.reason, f"export failed: {move.failed.message}"))
+    this.events += stages.events("export", move)
     if move.done is not None:
         _done(this, move.status, move)
     elif move.status.job is not None and move.status.finished_at is None:

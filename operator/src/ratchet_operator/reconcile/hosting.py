@@ -3,6 +3,7 @@
 Room: operator, reconcile.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -58,19 +59,27 @@ class Hosting(Protocol):
         ...
 
 
-def expired(cycle: ImprovementCycle, now: datetime) -> set[str]:
-    """Deployments that are kept no longer for their last answers."""
-    return {arm.deployment for arm in ledger.expired(cycle.status, cycle.spec, now)}
+def lingering(cycle: ImprovementCycle, now: datetime) -> set[str]:
+    """Deployments that are out of service, and kept for their last answers."""
+    expired = {arm.deployment for arm in ledger.expired(cycle.status, cycle.spec, now)}
+    return {arm.deployment for arm in cycle.status.serving.retired} - expired
 
 
-async def current(ctx: Context, cycle: ImprovementCycle) -> ImprovementCycle | None:
-    """The cycle as it is now; None when it is gone. For whoever is about to take something away.
+async def unwanted(
+    ctx: Context, cycle: ImprovementCycle, idle: Callable[[ImprovementCycle], set[str]]
+) -> list[str]:  # fmt: skip
+    """What may be taken away: `idle`, asked of the cycle as this pass has it and as it is now; nothing once it is gone.
 
     A newer pass of another operator may have named an arm since this one began. An arm is named before it is made, so
     the status as it is now knows of every Deployment that was listed.
     """
-    found = await ctx.kube.get(ImprovementCycle, cycle.metadata.namespace, cycle.metadata.name)
-    return found if found is not None and found.metadata.uid == cycle.metadata.uid else None
+    gone = idle(cycle)
+    if not gone:
+        return []
+    latest = await ctx.kube.get(ImprovementCycle, cycle.metadata.namespace, cycle.metadata.name)
+    if latest is None or latest.metadata.uid != cycle.metadata.uid:
+        return []
+    return sorted(gone & idle(latest))
 
 
 class Owned:
@@ -131,14 +140,11 @@ class Owned:
 
     async def clear(self, cycle: ImprovementCycle, now: datetime) -> None:
         """Arms that are neither in service nor kept for their last answers."""
-        gone = set(self._fleet.deployments) - _kept(cycle, now)
-        latest = await current(self._ctx, cycle) if gone else None
-        for name in sorted(gone - _kept(latest, now)) if latest is not None else ():
+        for name in await unwanted(self._ctx, cycle, lambda seen: self._idle(seen, now)):
             await arms.remove(self._ctx, cycle, self._fleet.deployments[name])
 
-
-def _kept(cycle: ImprovementCycle, now: datetime) -> set[str]:
-    """Deployments of the arms in service, and of those kept for their last answers."""
-    serving = cycle.status.serving
-    kept = {arm.deployment for arm in serving.retired} - expired(cycle, now)
-    return kept | {arm.deployment for arm in (serving.stable, serving.candidate) if arm is not None}
+    def _idle(self, cycle: ImprovementCycle, now: datetime) -> set[str]:
+        """Deployments that a cycle has no use for."""
+        serving = cycle.status.serving
+        served = {arm.deployment for arm in (serving.stable, serving.candidate) if arm is not None}
+        return set(self._fleet.deployments) - served - lingering(cycle, now)

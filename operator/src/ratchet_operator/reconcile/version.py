@@ -175,10 +175,7 @@ class VersionPass:
         self._store(move.status)
         self.stalled, self.waiting = move.stalled, move.waiting
         self.wake.append(move.wake_at)
-        if move.retried is not None:
-            self.events.append((True, move.retried.reason, f"{name} is tried again: {move.retried.message}"))
-        if move.failed is not None:
-            self.events.append((True, move.failed.reason, f"{name} failed: {move.failed.message}"))
+        self.events += stages.events(name, move)
         if move.done is not None:
             await self._done(cycle, name, move.done)
         elif move.status.job is not None and move.status.finished_at is None:
@@ -234,9 +231,7 @@ class VersionPass:
             return
         if known.examples is not None:
             return
-        meta = self.version.metadata
-        earlier = await self.ctx.kube.select(ModelVersion, meta.namespace, fields=f"spec.cycle={cycle.metadata.name}")
-        said = estimate.of(cycle.spec.training, made_by.dataset, earlier)
+        said = estimate.of(cycle.spec.training, made_by.dataset, await self._of_cycle())
         self.update(training=known.model_copy(update={"examples": made_by.dataset.examples, "estimate": said}))
         if said is not None:
             self.events.append((False, Reason.TRAINING, f"the training will take {estimate.words(said)}"))
@@ -394,14 +389,15 @@ class VersionPass:
         Until this pass has written so, no other one may reckon with the same rates.
         """
         await self._judging.enter_async_context(self.ctx.judging)
-        meta = self.version.metadata
-        others = await self.ctx.kube.select(
-            ModelVersion, meta.namespace, fields=f"spec.cycle={self.version.spec.cycle}"
-        )
-        given = spending.levels(policy, report.suites, others)
+        given = spending.levels(policy, report.suites, await self._of_cycle())
         looks = spending.spent(report.suites, given, self.version.status.looks)
         self.update(looks=looks)
         return {look.suite: spending.Level(look.number, look.alpha) for look in looks}
+
+    async def _of_cycle(self) -> list[ModelVersion]:
+        """All versions of the cycle, this one included."""
+        of = f"spec.cycle={self.version.spec.cycle}"
+        return await self.ctx.kube.select(ModelVersion, self.version.metadata.namespace, fields=of)
 
     def _unseal(self, passed: str) -> None:
         """All other suites are passed: the same stage goes on with the sealed ones, as another Job."""

@@ -25,7 +25,7 @@ from ratchet_operator.manifests.workload import Named
 from ratchet_operator.reconcile import arms, autoscaling
 from ratchet_operator.reconcile.arms import Fleet
 from ratchet_operator.reconcile.context import Context
-from ratchet_operator.reconcile.hosting import current, expired
+from ratchet_operator.reconcile.hosting import lingering, unwanted
 
 _CONFLICT = re.compile(r'conflicts? with "([^"]+)"[^:]*:\s*(?:\\n|-|\s)*(\.[^\s,"\\]+(?:\\?"[^\s,]*)?)')
 """The API server's words about a field of somebody else's (apimachinery, managedfields, conflict.go)."""
@@ -224,9 +224,7 @@ class InPlace:
 
     async def clear(self, cycle: ImprovementCycle, now: datetime) -> None:
         """Companions that serve nobody and are not kept for their last answers."""
-        gone = self._idle(cycle, now)
-        latest = await current(self._ctx, cycle) if gone else None
-        for version in sorted(gone & self._idle(latest, now)) if latest is not None else ():
+        for version in await unwanted(self._ctx, cycle, lambda seen: self._idle(seen, now)):
             meta = self._companions[version].metadata
             await self._ctx.kube.delete(Deployment, meta.namespace, meta.name, meta.uid)
 
@@ -234,7 +232,7 @@ class InPlace:
         """Versions whose companions a cycle has no use for."""
         status = cycle.status
         wanted = domain.placement(status.serving, status.rollout, self._seen).companions
-        kept = {arm.deployment for arm in status.serving.retired} - expired(cycle, now)
+        kept = lingering(cycle, now)
         return {
             v for v, companion in self._companions.items() if v not in wanted and companion.metadata.name not in kept
         }
