@@ -16,6 +16,7 @@ from ratchet_api.version import ModelVersion
 from ratchet_cli.main import parser
 from ratchet_cli.oncall import curves
 from ratchet_cli.oncall.errors import NotFound, OncallError, Unreachable, UsageError
+from ratchet_cli.s3 import split
 from ratchet_local import S3Access
 
 SUITES = [{"name": "house", "role": "target", "cases": {"configMap": {"name": "s", "key": "house.jsonl"}}}]
@@ -60,7 +61,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, s3: S3Access) -> dict[str, ModelVersi
 
 
 def put(s3: S3Access, uri: str, name: str, content: bytes) -> None:
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    bucket, prefix = split(uri)
     s3.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=content)
 
 

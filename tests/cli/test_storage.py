@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ratchet_api.artifacts import Manifest
-from ratchet_cli.demo.storage import ArtifactStore, manifest_of, split
+from ratchet_cli.demo.storage import ArtifactStore, manifest_of
+from ratchet_cli.s3 import split
 from ratchet_local import S3Access
 
 FILES = {"a.txt": b"one", "folder/b.txt": b"two"}

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ratchet_cli.collect.errors import Misused, NotStored
 from ratchet_cli.collect.segments import finished, waiting
+from ratchet_cli.s3 import client, split
 
 _SCHEME = "s3://"
 
@@ -43,10 +44,10 @@ class Bucket:
 
     def __init__(self, uri: str, spool: Path | None, endpoint: str | None) -> None:
         """`uri` is s3://bucket/prefix; what waits lies in `spool`, by default below $XDG_STATE_HOME. Raises Misused."""
-        bucket, _, prefix = uri.removeprefix(_SCHEME).partition("/")
+        bucket, prefix = split(uri)
         if not bucket:
             raise Misused(f'out: {uri!r} names no bucket: write "s3://bucket/prefix"')
-        self._bucket, self._prefix, self._uri = bucket, prefix.strip("/"), uri
+        self._bucket, self._prefix, self._uri = bucket, prefix, uri
         self._client: Any = None
         self._endpoint = endpoint
         digest = hashlib.sha256(f"{uri}\n{endpoint or ''}".encode()).hexdigest()[:16]
@@ -82,20 +83,6 @@ class Bucket:
         if self._client is None:
             self._client = client(self._endpoint)
         return self._client
-
-
-def client(endpoint: str | None, region: str | None = None) -> Any:
-    """An S3 client with the credentials of the environment; what is not given is the environment's too."""
-    import boto3
-    from botocore.config import Config
-
-    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    config = Config(
-        retries={"max_attempts": 3, "mode": "standard"}, connect_timeout=10, read_timeout=60,
-        s3={"addressing_style": "path" if endpoint else "auto"},
-    )  # fmt: skip
-    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return boto3.session.Session(region_name=region).client("s3", endpoint_url=endpoint, config=config)
 
 
 def destination(out: str | os.PathLike[str], spool: Path | None = None, endpoint: str | None = None) -> Destination:

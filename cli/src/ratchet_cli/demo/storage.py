@@ -9,19 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
 from ratchet_api.artifacts import MANIFEST, FileEntry, Manifest
+from ratchet_cli.s3 import split
 
 _PRECONDITION_FAILED = 412
-
-
-def split(uri: str) -> tuple[str, str]:
-    """`s3://bucket/a/b` to (`bucket`, `a/b`)."""
-    parts = urlsplit(uri)
-    return parts.netloc, parts.path.strip("/")
 
 
 def manifest_of(files: Mapping[str, bytes], kind: Literal["adapter", "dataset"], **fields: Any) -> Manifest:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ratchet_api.version import ModelVersion
-from ratchet_cli.collect.storage import client
 from ratchet_cli.oncall.commands import connect
 from ratchet_cli.oncall.errors import REACHED, NotFound, Unreachable, UsageError
+from ratchet_cli.s3 import client, split
 
 EVENTS = "tensorboard/"
 """Folder of the event files, beside the adapter."""
@@ -55,7 +55,7 @@ def fetch(s3: Any, version: ModelVersion, folder: Path) -> int:
         raise NotFound(
             f"{name} has no curves yet: they come with its adapter; meanwhile `ratchet get {name}` shows step and loss"
         )
-    bucket, _, prefix = adapter.uri.removeprefix("s3://").partition("/")
+    bucket, prefix = split(adapter.uri)
     place = f"{prefix}/{EVENTS}"
     try:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=place)
