@@ -47,19 +47,22 @@ def near(source: random.Random) -> dict[str, float]:
         for share in (0.0, 0.01, 0.03, 0.06, 0.2):
             texts.append(" ".join(say(1) if source.random() < share else word for word in words))
     source.shuffle(texts)
-    sets = [shingles(text) for text in texts]
-    kept: list[int] = []
-    expected = set()
-    for index, one in enumerate(sets):
-        if any(jaccard(one, sets[other]) >= 0.8 for other in kept):
-            expected.add(index)
-        else:
-            kept.append(index)
+    expected = by_brute_force(texts, 0.8)
     found = {index for index, twin in enumerate(near_duplicates(texts, 0.8)) if twin is not None}
     return {
         "bruteForceRecall": len(found & expected) / len(expected),
         "bruteForcePrecision": len(found & expected) / len(found),
     }
+
+
+def by_brute_force(texts: Sequence[str], similarity: float) -> set[int]:
+    """Indices of the texts that are at least so similar to an earlier one that is kept, by comparing all pairs."""
+    sets = [shingles(text) for text in texts]
+    kept: list[int] = []
+    for index, one in enumerate(sets):
+        if all(jaccard(one, sets[other]) < similarity for other in kept):
+            kept.append(index)
+    return set(range(len(texts))) - set(kept)
 
 
 def contamination(source: random.Random) -> dict[str, float]:

@@ -81,6 +81,10 @@ class People:
 
         await self.until(alone, f"{name} is champion")
 
+    async def rejected(self, name: str) -> None:
+        """The version is not wanted any more."""
+        await self.until(lambda: self.version(name).get("phase") == "Rejected", f"{name} is rejected")
+
     async def until(self, what: Any, words: str) -> None:
         """Look until it is so."""
         await self.simulation.until(what, words)
@@ -160,7 +164,7 @@ class Back(Tale):
     async def tell(self, people: People) -> None:
         await people.serving(rollout=cycle_manifest(NAMESPACE)["spec"]["rollout"] | {"scaleDownDelay": "20s"})
         people.apply(version_manifest(NAMESPACE, "bad"))
-        await people.until(lambda: people.version("bad").get("phase") == "Rejected", "bad is rejected")
+        await people.rejected("bad")
         await people.champion("assistant-0")
 
 
@@ -203,7 +207,7 @@ class Rejected(Tale):
     async def tell(self, people: People) -> None:
         await people.serving()
         people.apply(version_manifest(NAMESPACE, "bad"))
-        await people.until(lambda: people.version("bad").get("phase") == "Rejected", "bad is rejected")
+        await people.rejected("bad")
         people.apply(version_manifest(NAMESPACE, "again"))
         await people.until(lambda: people.reason("again", "Rejected") == "AlreadyRejected", "again is known")
         people.edit(rollout={"retryDigests": [digest("b")]})

@@ -82,7 +82,7 @@ class RoutedBack(Routed):
     async def tell(self, people: People) -> None:
         await self.open(people)
         people.apply(version_manifest(NAMESPACE, "bad"))
-        await people.until(lambda: people.version("bad").get("phase") == "Rejected", "bad is rejected")
+        await people.rejected("bad")
         await people.champion("assistant-0")
 
 
@@ -147,7 +147,7 @@ class InPlaceBack(InPlace):
     async def tell(self, people: People) -> None:
         await self.open(people)
         people.apply(version_manifest(NAMESPACE, "bad"))
-        await people.until(lambda: people.version("bad").get("phase") == "Rejected", "bad is rejected")
+        await people.rejected("bad")
         await self.home(people, "assistant-0")
 
 
@@ -234,7 +234,7 @@ class ProposedBack(Proposed):
         repository = await self.open(people)
         people.annotate("run", "a")
         await self.merged(people, repository, "assistant-1")
-        await people.until(lambda: people.version("assistant-1").get("phase") == "Rejected", "it is rejected")
+        await people.rejected("assistant-1")
         await self.merged(people, repository, "assistant-0")
         await people.until(lambda: people.status["promotion"]["state"] == "Arrived", "Git agrees")
         await people.champion("assistant-0")

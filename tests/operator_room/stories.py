@@ -27,12 +27,17 @@ async def serving(world: World, **spec: Any) -> None:
     await world.settle()
 
 
+async def dataset(world: World, request: str = "now", **more: Any) -> None:
+    """A run is asked for; its dataset is there, and its version waits for what comes next. `more`: of the report."""
+    await world.annotate("run", request)
+    await world.settle()
+    await world.finish("curate", curated(**more))
+    await world.settle()
+
+
 async def run(world: World, letter: str = "e") -> None:
     """A run is asked for; its version is trained, proven and accepted."""
-    await world.annotate("run", letter)
-    await world.settle()
-    await world.finish("curate", curated())
-    await world.settle()
+    await dataset(world, letter)
     await world.finish("train", trained(letter))
     await world.settle()
     await world.finish("evaluate", evaluated())

@@ -3,8 +3,8 @@
 from decimal import Decimal
 
 import pytest
-from operator_stories import champion, run, serving
-from operator_world import World, curated, digest, evaluated, resource, trained, version_manifest
+from operator_stories import champion, dataset, run, serving
+from operator_world import World, digest, evaluated, resource, trained, version_manifest
 
 from ratchet_api.conditions import find
 from ratchet_api.cycle import ImprovementCycleStatus
@@ -71,10 +71,7 @@ async def test_the_canary_waits_for_the_digest(fake_world: World) -> None:
 async def test_training_waits_for_the_dataset_s_digest(fake_world: World) -> None:
     world = fake_world
     await serving(world, **by_approval("Training"))
-    await world.annotate("run", "now")
-    await world.settle()
-    await world.finish("curate", curated())
-    await world.settle()
+    await dataset(world)
     reason, message = await said(world, "assistant-1", ConditionType.RECONCILING)
     assert reason == "AwaitingApproval"
     assert f"ratchet.dev/approve-training={digest('d')}" in message
@@ -157,10 +154,7 @@ async def test_nobody_approves_the_canary(fake_world: World) -> None:
 async def test_nobody_approves_the_training(fake_world: World) -> None:
     world = fake_world
     await serving(world, **by_approval("Training"))
-    await world.annotate("run", "now")
-    await world.settle()
-    await world.finish("curate", curated())
-    await world.settle()
+    await dataset(world)
     await pass_time(world, DAY + 60)
     now = await status(world)
     assert now.run is not None
@@ -210,10 +204,7 @@ async def test_the_cost_of_a_training_is_said_before_a_person_lets_it_begin(fake
     world = fake_world
     price = {"perGpuHour": "2.50", "currency": "EUR"}
     await serving(world, training={"preset": "medium", "price": price}, **by_approval("Training"))
-    await world.annotate("run", "now")
-    await world.settle()
-    await world.finish("curate", curated(examples=100_000))
-    await world.settle()
+    await dataset(world, examples=100_000)
     training = (await world.version("assistant-1")).status.training
     assert training is not None
     assert training.estimate is not None

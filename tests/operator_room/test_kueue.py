@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from operator_stories import champion, serving
+from operator_stories import champion, dataset, serving
 from operator_world import World, curated, evaluated, running, terminated, trained
 
 from ratchet_api.conditions import find
@@ -101,10 +101,7 @@ async def test_a_training_waits_in_a_queue_and_gives_way(world: World) -> None:
 async def test_a_job_that_a_person_suspended_says_how_to_go_on(fake_world: World) -> None:
     world = fake_world
     await serving(world)
-    await world.annotate("run", "now")
-    await world.settle()
-    await world.finish("curate", curated())
-    await world.settle()
+    await dataset(world)
     await suspend(world, True)
 
     async def said() -> bool:

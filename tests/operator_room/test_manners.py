@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
-from operator_stories import back, champion, ending, forward, run, serving
+from operator_stories import back, champion, dataset, ending, forward, run, serving
 from operator_world import Counting, World, curated, cycle_manifest, evaluated, trained, version_manifest
 
 from ratchet_api.names import FIELD_MANAGER
@@ -330,10 +330,7 @@ async def test_a_return_to_a_known_good_version(fake_world: World) -> None:
 async def test_gate_rejection(fake_world: World) -> None:
     world = fake_world
     await serving(world)
-    await world.annotate("run", "now")
-    await world.settle()
-    await world.finish("curate", curated())
-    await world.settle()
+    await dataset(world)
     await world.finish("train", trained())
     await world.settle()
     await world.finish("evaluate", evaluated(better=0, worse=30))
@@ -376,10 +373,7 @@ async def test_the_dataset_is_told_which_model_is_trained(fake_world: World) -> 
 async def test_out_of_memory_is_tried_once_more_smaller(fake_world: World) -> None:
     world = fake_world
     await serving(world)
-    await world.annotate("run", "now")
-    await world.settle()
-    await world.finish("curate", curated())
-    await world.settle()
+    await dataset(world)
     await world.finish("train", None, code=137, reason="OOMKilled")
     for _ in range(3):
         world.clock.advance(600)
@@ -399,10 +393,7 @@ async def test_out_of_memory_is_tried_once_more_smaller(fake_world: World) -> No
 async def test_a_finished_stage_is_not_redone_when_its_job_is_cleaned_up(fake_world: World) -> None:
     world = fake_world
     await serving(world)
-    await world.annotate("run", "now")
-    await world.settle()
-    await world.finish("curate", curated())
-    await world.settle()
+    await dataset(world)
     await world.finish("train", trained())
     await world.settle()
     for job in ("assistant-1-curate-0", "assistant-1-train-0"):

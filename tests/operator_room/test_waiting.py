@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from operator_stories import serving
+from operator_stories import dataset, serving
 from operator_world import World, curated, cycle_manifest, evaluated, failed, terminated, trained, version_manifest
 
 from ratchet_api.conditions import Condition, find
@@ -244,10 +244,7 @@ async def test_an_unreadable_spec(fake_world: World) -> None:
 @pytest.mark.apiserver
 async def test_a_gpu_that_nobody_has(world: World) -> None:
     await serving(world, training={"resources": {"limits": {"nvidia.com/gpu": "1"}}})
-    await world.annotate("run", "now")
-    await world.settle()
-    await world.finish("curate", curated())
-    await world.settle()
+    await dataset(world)
     await world.stage_pod("train")
 
     async def said() -> bool:

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
+from benchmarks.curation.quality import by_brute_force
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -191,14 +192,7 @@ def test_near_duplicates_are_those_of_brute_force() -> None:
             texts.append(" ".join(changed))
     source.shuffle(texts)
     twins = list(near_duplicates(texts, 0.8))
-    sets = [shingles(text) for text in texts]
-    kept: list[int] = []
-    expected = set()
-    for index, one in enumerate(sets):
-        if any(jaccard(one, sets[other]) >= 0.8 for other in kept):
-            expected.add(index)
-        else:
-            kept.append(index)
+    expected = by_brute_force(texts, 0.8)
     found = {index for index, twin in enumerate(twins) if twin is not None}
     assert len(expected) > 50
     assert len(found & expected) >= 0.95 * len(expected)

@@ -28,8 +28,6 @@ class Preset:
 
     parameters: int
     """Of the largest base model that it is meant for."""
-    device: str
-    """What it was chosen for."""
     hyperparameters: Hyperparameters
     resources: Resources
     peak: float
@@ -42,25 +40,20 @@ def _resources(cpu: str, memory: str) -> Resources:
     return Resources(requests={"cpu": cpu, "memory": memory}, limits={"nvidia.com/gpu": "1"})
 
 
+_TO_13_BILLION = Hyperparameters(
+    lora=Lora(rank=16, alpha=32, dropout=Decimal("0.1")), learning_rate=Decimal("0.0002"), micro_batch=4, accumulation=4
+)
+"""The paper's for 7 and 13 billion weights."""
+
 PRESETS: Mapping[PresetName, Preset] = {
     "small": Preset(
-        4_000_000_000, "one GPU with 24 GB",
-        Hyperparameters(
-            lora=Lora(rank=16, alpha=32, dropout=Decimal("0.1")), learning_rate=Decimal("0.0002"), micro_batch=4,
-            accumulation=4,
-        ),
-        _resources("4", "24Gi"), 125e12, 0.3,
+        4_000_000_000, _TO_13_BILLION, _resources("4", "24Gi"), 125e12, 0.3,
     ),
     "medium": Preset(
-        8_000_000_000, "one GPU with 48 GB",
-        Hyperparameters(
-            lora=Lora(rank=16, alpha=32, dropout=Decimal("0.1")), learning_rate=Decimal("0.0002"), micro_batch=4,
-            accumulation=4,
-        ),
-        _resources("8", "48Gi"), 312e12, 0.3,
+        8_000_000_000, _TO_13_BILLION, _resources("8", "48Gi"), 312e12, 0.3,
     ),
     "large": Preset(
-        70_000_000_000, "one GPU with 80 GB, weights in 4 bits",
+        70_000_000_000,
         Hyperparameters(
             lora=Lora(rank=16, alpha=32, dropout=Decimal("0.05")), learning_rate=Decimal("0.0001"), micro_batch=1,
             accumulation=16, quantization="nf4",
