@@ -51,16 +51,19 @@ check: $(STAMP) ## lint, types, layers, and that generated files are up to date
 	@$(MAKE) crds docs >/dev/null && git diff --exit-code --stat -- crds charts/ratchet/crds docs || { echo "make: generated files were stale: commit what 'make crds docs' wrote" >&2; exit 1; }
 
 PYTEST := "$(PY)" -m pytest -q
+# Each worker has an API server of its own; the tests that load models and the story get both cores to themselves.
+WORKERS ?= 2
+PARALLEL := $(PYTEST) -n $(WORKERS) --dist worksteal
 
 .PHONY: unit
 unit: $(STAMP) ## fast tests: decisions, manifests, gateway, curation (no cluster, no real model)
 	@echo "==> unit tests"
-	@$(PYTEST) -m "not apiserver and not model and not e2e and not slow"
+	@$(PARALLEL) -m "not apiserver and not model and not e2e and not slow"
 
 .PHONY: apiserver
 apiserver: $(STAMP) ## tests against the real API server of the local platform
 	@echo "==> API-server tests"
-	@$(PYTEST) -m "apiserver and not e2e"
+	@$(PARALLEL) -m "apiserver and not e2e"
 
 .PHONY: trainer
 trainer: $(STAMP) ## tests that load a real language model, and other slow ones
@@ -104,6 +107,7 @@ bench: $(STAMP) ## the benchmarks, both sides in one run
 	@"$(PY)" benchmarks/curation/run.py
 	@"$(PY)" benchmarks/generation/run.py
 	@"$(PY)" benchmarks/rollback/run.py
+	@"$(PY)" benchmarks/training/run.py
 
 .PHONY: lock
 lock: $(STAMP) ## pin the dependencies of pyproject.toml anew

@@ -70,12 +70,8 @@ def main() -> int:
         return len(tokenizer(render(tokenizer, messages, answer_next=False), add_special_tokens=False)["input_ids"])
 
     loads = {
-        "short rows": (material.short(options.short + 64, 1), options.short, {"tokens": 512, "passes": 1}),
-        "sessions": (
-            material.sessions(options.sessions + 8, 1, tokens),
-            options.sessions,
-            {"tokens": 2048, "passes": 2},
-        ),
+        "short rows": (material.short(options.short + 64, 1), options.short, SHORT),
+        "sessions": (material.sessions(options.sessions + 8, 1, tokens), options.sessions, SESSIONS),
     }
     results = []
     for load, (rows, train, batch) in loads.items():

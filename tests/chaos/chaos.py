@@ -90,6 +90,9 @@ def main() -> int:
         elif arguments.verbose:
             print(f"seed {seed} ({result.story}): {result.passes} passes, {result.seconds:.0f} virtual seconds")
             print("\n".join(f"  {text}" for text in result.schedule), flush=True)
+        if done % 50 == 0 and done < len(seeds):
+            left = (time.monotonic() - begun) / done * (len(seeds) - done)
+            print(f"{done} of {len(seeds)} seeds, {failed} failed; about {left / 60:.0f} minutes left", flush=True)
     seconds = time.monotonic() - begun
     print(f"{done} seeds, {failed} failed; {passes} passes in {seconds:.1f} s; {dict(faults.most_common())}")
     return 1 if failed else 0
