@@ -28,6 +28,7 @@ CASES: dict[str, Values] = {
     "namespaces": {"watch": {"namespaces": ["team-a", "team-b"]}},
     "everything": {
         "prometheus": {"url": PROMETHEUS, "credentialsSecret": "prometheus", "headers": {"X-Scope-OrgID": "team-a"}},
+        "telemetry": {"otlpEndpoint": "http://otel-collector.observability.svc:4318", "headersSecret": "otel"},
         "images": {"pullSecrets": ["registry"], "operator": {"digest": "sha256:" + "a" * 64}, "vllm": {"tag": "v9"}},
         "operator": {
             "replicas": 2,

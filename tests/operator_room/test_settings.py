@@ -33,6 +33,27 @@ def test_prometheus_credentials() -> None:
     assert settings.prometheus_headers == {"X-Scope-OrgID": "a=b"}
 
 
+def test_a_collector_and_its_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse(RIGHT)[0].otlp is None
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%3Db, x-team = models")
+    otlp = parse([*RIGHT, "--otlp-endpoint", "http://collector:4318/"])[0].otlp
+    assert otlp is not None
+    assert otlp.endpoint == "http://collector:4318"
+    assert otlp.headers == {"api-key": "a=b", "x-team": "models"}
+    assert "a=b" not in repr(otlp)
+
+
+def test_headers_that_are_none_are_told_without_the_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "secret")
+    with pytest.raises(SystemExit):
+        parse([*RIGHT, "--otlp-endpoint", "http://collector:4318"])
+    said = capsys.readouterr().err
+    assert "entry 1 is no header: write NAME=VALUE" in said
+    assert "secret" not in said
+
+
 def test_without_election_there_is_one_operator() -> None:
     assert parse(RIGHT)[0].election is None
 

@@ -33,6 +33,7 @@ from ratchet_operator.reconcile import version as versions
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.reconcile.courier import Courier, SenderPort
 from ratchet_operator.reconcile.desk import Desk, ProposerPort
+from ratchet_operator.reconcile.tracing import Tracer
 from ratchet_operator.settings import Address, Images, Settings
 
 NOW = "the time at which the kubelet writes it"
@@ -292,6 +293,7 @@ class World:
         """Who takes notices; lives longer than an operator."""
         self.shop: Any = None
         """Its repository and forge, if it has some."""
+        self.tracer: Tracer | None = None
         self.tolerated: tuple[type[Exception], ...] = ()
         """Errors after which the queue would come back to the object."""
         self.restart()
@@ -309,6 +311,7 @@ class World:
             metrics=Metrics(),
             desk=Desk(kube, self.proposer()),
             courier=Courier(kube, self.sender),
+            tracer=self.tracer,
             now=self.clock,
         )
 

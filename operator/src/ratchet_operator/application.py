@@ -6,6 +6,7 @@ Room: operator. `handlers` puts keys on the queue; here they are worked on.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version as version_of
 from types import TracebackType
 from typing import Literal, Self
 
@@ -19,6 +20,7 @@ from ratchet_operator.clients.gateway import Gateway
 from ratchet_operator.clients.git.proposer import Proposer
 from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
+from ratchet_operator.clients.otlp import Collector
 from ratchet_operator.clients.prometheus import Prometheus
 from ratchet_operator.clients.transport import Api, NotFound, Transport
 from ratchet_operator.clients.webhooks import Webhooks
@@ -32,6 +34,7 @@ from ratchet_operator.reconcile import cycle, version
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
+from ratchet_operator.reconcile.tracing import Tracer
 from ratchet_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ class Application:
         self._api: Api | None = None
         self._http: Http | None = None
         self._webhooks: Webhooks | None = None
+        self._collector: Collector | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._servers = Servers(self.alive, self.ready, self.metrics)
         self.context: Context
@@ -68,6 +72,10 @@ class Application:
             self._transport = self._api = await Api.connect()
         self._http = Http()
         self._webhooks = Webhooks()
+        otlp = self.settings.otlp
+        if otlp is not None:
+            resource = {"service.name": "ratchet-operator", "service.version": version_of("ratchet")}
+            self._collector = Collector(otlp.endpoint, otlp.headers, resource)
         kube = Kube(self._transport, self.leader.guard, self.metrics)
         access = Access(self.settings.prometheus_credentials, self.settings.prometheus_headers)
         identity = self.settings.election.identity if self.settings.election is not None else "ratchet-operator"
@@ -81,6 +89,7 @@ class Application:
             metrics=self.metrics,
             desk=Desk(kube, Proposer(self.leader.guard), self._look_at),
             courier=Courier(kube, self._webhooks, self.leader.guard, self._look_at),
+            tracer=Tracer(self._collector, self.leader.guard) if self._collector is not None else None,
         )
         await self._servers.start(self.settings.health, self.settings.metrics)
         self.leader.on_change(self._leads)
@@ -97,10 +106,12 @@ class Application:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.context.desk.close()
         await self.context.courier.close()
+        if self.context.tracer is not None:
+            await self.context.tracer.close()
         self.queue.clear()
         await self.leader.release(self.context.kube)
         await self._servers.stop()
-        for client in (self._http, self._webhooks):
+        for client in (self._http, self._webhooks, self._collector):
             if client is not None:
                 await client.close()
         if self._api is not None:

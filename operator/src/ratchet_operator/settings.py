@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,16 @@ class Election:
     stopped before a new one begins."""
     retry: float = 2.0
     """Seconds between two attempts to take or renew it."""
+
+
+@dataclass(frozen=True)
+class Otlp:
+    """An OpenTelemetry collector."""
+
+    endpoint: str
+    """Base address of OTLP over HTTP."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers of every request; they may hold keys."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,8 @@ class Settings:
     """Namespaces that are watched; empty means all."""
     election: Election | None = None
     """Leader election; None means that this is the only operator."""
+    otlp: Otlp | None = None
+    """Where runs are told as traces; None means nowhere."""
     workers: int = 4
     """Objects reconciled at the same time."""
     pace: Pace = field(default_factory=Pace)
@@ -150,6 +162,9 @@ def parser() -> argparse.ArgumentParser:
     add("--leader-election-namespace", metavar="NS", help="namespace of the Lease (default: no leader election)")
     add("--health-address", required=True, type=address, metavar="IP:PORT", help="where /healthz and /readyz answer")
     add("--metrics-address", required=True, type=address, metavar="IP:PORT", help="where /metrics answers")
+    add("--otlp-endpoint", type=url, metavar="URL",
+        help="OpenTelemetry collector (OTLP over HTTP) that is told each run as a trace; its headers are those in "
+        "OTEL_EXPORTER_OTLP_HEADERS (default: nobody is told)")  # fmt: skip
     add("--workers", type=int, default=4, metavar="N", help="objects reconciled at the same time")
     add("--log-level", default="info", choices=("debug", "info", "warning"), help="verbosity")
     return top
@@ -161,8 +176,22 @@ def identity() -> str:
     return f"{pod}_{os.getpid()}" if pod else f"{socket.gethostname()}-{os.getpid()}"
 
 
+def headers(text: str) -> dict[str, str]:
+    """`a=b,c=d`, as OTEL_EXPORTER_OTLP_HEADERS has them. Raises ValueError with a sentence that has no value in it."""
+    found = {}
+    for number, pair in enumerate(filter(None, map(str.strip, text.split(","))), start=1):
+        name, equals, value = pair.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9-]+", name.strip()):
+            raise ValueError(f"OTEL_EXPORTER_OTLP_HEADERS: entry {number} is no header: write NAME=VALUE,NAME=VALUE")
+        found[name.strip()] = unquote(value.strip())
+    return found
+
+
 def from_args(arguments: argparse.Namespace) -> Settings:
-    """Parsed arguments to Settings."""
+    """Parsed arguments to Settings. Raises ValueError for headers that cannot be read."""
+    otlp = None
+    if arguments.otlp_endpoint:
+        otlp = Otlp(arguments.otlp_endpoint, headers(os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")))
     namespace = arguments.leader_election_namespace
     return Settings(
         gateway_namespace=arguments.gateway_namespace,
@@ -174,11 +203,16 @@ def from_args(arguments: argparse.Namespace) -> Settings:
         metrics=arguments.metrics_address,
         namespaces=tuple(arguments.namespace),
         election=Election(namespace=namespace, identity=identity()) if namespace else None,
+        otlp=otlp,
         workers=arguments.workers,
     )
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Settings, str]:
     """Command line to (Settings, log level). Exits with a sentence on a wrong one."""
-    arguments = parser().parse_args(argv)
-    return from_args(arguments), arguments.log_level
+    whole = parser()
+    arguments = whole.parse_args(argv)
+    try:
+        return from_args(arguments), arguments.log_level
+    except ValueError as error:
+        whole.error(str(error))

@@ -22,6 +22,7 @@ from ratchet_operator.errors import Forbidden, Stalling
 from ratchet_operator.metrics import Metrics
 from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
+from ratchet_operator.reconcile.tracing import Tracer
 from ratchet_operator.settings import Settings
 
 
@@ -73,6 +74,8 @@ class Context:
     """Visits to Git servers, which no pass waits for."""
     courier: Courier
     """Deliveries of notices, which no pass waits for either."""
+    tracer: Tracer | None = None
+    """Spans to a collector; None when nobody asked for them."""
     now: Callable[[], datetime] = field(default=utc_now)
     refused: dict[str, Remark] = field(default_factory=dict)
     """What the API server refused to make of an object's children, by the object's uid, until it is made: found out

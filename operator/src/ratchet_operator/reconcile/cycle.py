@@ -12,7 +12,7 @@ from ratchet_api.cycle import Arm, Good, ImprovementCycle, ImprovementCycleStatu
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.events import Subject
-from ratchet_operator.domain import ledger, queries, run, versions
+from ratchet_operator.domain import ledger, queries, run, traces, versions
 from ratchet_operator.domain import rollout as rollouts
 from ratchet_operator.domain.phases import CycleFacts, Remark, cycle_conditions, cycle_phase
 from ratchet_operator.domain.rollout import RolloutObservation
@@ -49,6 +49,8 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         ctx.metrics.cycle(namespace, name, None)
         ctx.desk.forget((namespace, name))
         ctx.courier.forget((namespace, name))
+        if ctx.tracer is not None:
+            ctx.tracer.forget((namespace, name))
         if cycle is None:
             await give_back(ctx, namespace, name)
         return None
@@ -123,6 +125,7 @@ class CyclePass:
         notices.advance(self)
         await self._write()
         notices.act(self)
+        self._trace()
         self.ctx.metrics.cycle(self.namespace, self.name, self.status, bool(self.stalled))
         await self._converge()
         self.wake.append(stalled_delay(self.ctx, self.status.conditions, self.now))
@@ -329,6 +332,11 @@ class CyclePass:
             self._count()
         if await announce(self.ctx, subject, self.status.announcements, self.now):
             self.wake.append(ASK_AGAIN)
+
+    def _trace(self) -> None:
+        if self.ctx.tracer is not None:
+            ended = traces.ended(self.before.metadata, self.status, self.versions, self.now)
+            self.ctx.tracer.note((self.namespace, self.name), ended)
 
     def _count(self) -> None:
         old, new = self.before.status, self.status
