@@ -59,7 +59,7 @@ def full_cycle(namespace: str) -> JSON:
             "sensitive": [{"kind": "email", "action": "redact"}],
             "maxOwnShare": "0.5",
             "validationShare": "0.1",
-            "limits": {"maxRepetition": "0.5"},
+            "limits": {"maxRepetition": "0.5", "languages": ["en"]},
             "nearDuplicates": {"similarity": "0.8"},
             "bursts": {"maxShare": "0.5"},
         },

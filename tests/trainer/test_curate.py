@@ -320,12 +320,12 @@ def test_files_of_a_dataset(tmp_path: Path) -> None:
     quarantine = read.Quarantine()
     quarantine.add("dt=2026-11-20/a.jsonl.zst", 3, "malformed")
     for name in ("one", "two"):
-        write(tmp_path / name, rows, quarantine, {"b": 1, "a": 2}, {"README.md": "# Card\n"})
+        write(tmp_path / name, [], rows, quarantine, {"b": 1, "a": 2}, {"README.md": "# Card\n"})
     one, two = (build_manifest("dataset", tmp_path / name, {}, {}) for name in ("one", "two"))
     assert one.digest == two.digest
     assert sorted(one.files) == [
         "README.md", "alpaca.json", "croissant.json", "dataset_info.json", "quarantine.jsonl", "sharegpt.json",
-        "statistics.json", "train.jsonl", "train.parquet", "train.yaml",
+        "statistics.json", "subjects.jsonl", "train.jsonl", "train.parquet", "train.yaml",
     ]  # fmt: skip
     (alpaca,) = json.loads((tmp_path / "one" / "alpaca.json").read_text())
     assert alpaca == {

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratchet_api.data import Curation, Source
+from ratchet_api.erasures import Erased
 from ratchet_api.records import Feedback, Interaction
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate import readers, values
 from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examples_of
 from ratchet_trainer.curate.readers import READERS, Entry, Owner
-from ratchet_trainer.curate.rules import Erased
 
 FORMATS = Path(__file__).parent / "formats"
 UNTIL = datetime(2026, 11, 20, tzinfo=UTC)

@@ -21,15 +21,16 @@ from ratchet_cli.people.talk import Habits, questions
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.card import card
 from ratchet_trainer.curate.curated import build
-from ratchet_trainer.curate.erasures import parse_erasures
+from ratchet_trainer.curate.erasures import read_erasures
 from ratchet_trainer.curate.examples import Example
 from ratchet_trainer.curate.funnel import RULES, Funnel
+from ratchet_trainer.curate.languages import check_languages, foreign
 from ratchet_trainer.curate.pipeline import Counts, Settings
 from ratchet_trainer.curate.rules import beyond, repetition, select
 from ratchet_trainer.curate.sensitive import KINDS, REDACT_ALL, find, redact
 from ratchet_trainer.curate.similar import jaccard, near_duplicates, shingles
 from ratchet_trainer.curate.text import HeldOut
-from ratchet_trainer.errors import DataError
+from ratchet_trainer.errors import DataError, UserError
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NOBODY = HeldOut([])
@@ -310,12 +311,12 @@ def test_the_defaults_take_nothing_from_the_examples_people() -> None:
 
 
 def test_the_erasure_list_is_read_or_refused() -> None:
-    erased = parse_erasures(b'{"session": "s1", "why": "asked"}\n\n{"principal": "abc"}\n', "x")
+    erased = read_erasures(b'{"session": "s1", "why": "asked"}\n\n{"principal": "abc"}\n', "x")
     assert (erased.sessions, erased.principals) == ({"s1"}, {"abc"})
-    assert parse_erasures(b"", "x").sessions == frozenset()
+    assert read_erasures(b"", "x").sessions == frozenset()
     for line in (b"{}", b"{", b'{"session": ""}', b'"s1"'):
         with pytest.raises(DataError, match=r"x, line 2 is no entry.*write"):
-            parse_erasures(b'{"session": "s1"}\n' + line, "x")
+            read_erasures(b'{"session": "s1"}\n' + line, "x")
 
 
 def test_samples_are_few_redacted_and_do_not_depend_on_the_order() -> None:
@@ -384,3 +385,54 @@ def test_the_words_of_a_team_are_no_burst() -> None:
     talk = _talk(random.Random(18), 8000, 200, teams=10)
     kept, dropped = selected(talk, bursts=Bursts())
     assert len(kept) >= 0.97 * len(talk), dropped
+
+
+# -- languages
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Where does order 4711 stand, and when was it sent to the customer?", "en"),
+        ("Wie heißt die Hauptstadt von Italien, und seit wann ist sie das?", "de"),
+        ("请告诉我意大利的首都是什么，谢谢你的帮助", "zh"),
+        ("Скажите, пожалуйста, какая столица Италии и с каких пор?", "ru"),
+        ("Onde está meu pedido? Foi enviado na terça-feira.", "pt"),
+        ("日本の首都はどこですか。東京です。", "ja"),
+    ],
+)
+def test_the_language_of_a_text(text: str, language: str) -> None:
+    assert not foreign(text, [language])
+    assert not foreign(text, ["it", language])
+    assert foreign(text, ["it"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ok, thanks",
+        "x = {'a': 1, 'b': [2, 3]}\nfor k, v in x.items():\n    print(k, v)",
+        "SELECT * FROM users WHERE id = 3;",
+        "npm install --save-dev typescript eslint prettier",
+        "4711 0815 1234",
+    ],
+)
+def test_what_is_in_no_language_is_in_no_other_one(text: str) -> None:
+    assert not foreign(text, ["it"])
+
+
+def test_another_language_is_left_out_and_what_cannot_be_told_stays() -> None:
+    limits = Limits(languages=["en"])
+    german = "Die Bestellung wurde am Dienstag verschickt und kommt am Donnerstag an."
+    assert beyond(example("Wo ist meine Bestellung?", german), limits) == "otherLanguage"
+    assert beyond(example("Where is my order?", "It was sent on Tuesday and arrives on Thursday."), limits) is None
+    assert beyond(example("ok", "42"), limits) is None
+    assert beyond(example("Wo ist meine Bestellung?", german), Limits()) is None
+    assert beyond(example("Wo ist meine Bestellung?", german), Limits(languages=["en", "de"])) is None
+
+
+def test_a_language_that_cannot_be_told_is_refused_by_name() -> None:
+    with pytest.raises(
+        UserError, match=r"languages: 'xx' is no language that can be told: write of ace af .* en .*zu$"
+    ):
+        check_languages(["en", "xx"])

@@ -186,6 +186,9 @@ class Sensitive(Model):
     """keep: it stays. redact: a placeholder such as [EMAIL] takes its place. drop: the example is left out."""
 
 
+Language = Annotated[str, WithJsonSchema(matches(r"^[a-z]{2,3}$", "write an ISO 639-1 code, such as en", 3))]
+
+
 class Limits(Model):
     """Bounds of an example; what is beyond them is left out, never cut."""
 
@@ -198,6 +201,9 @@ class Limits(Model):
     max_repetition: Fraction = Decimal(1)
     """Largest share of an answer's five-word sequences that may be repetitions: an answer that loops has nearly 1.
     Answers under 20 words are not judged."""
+    languages: list[Language] = Field(default_factory=list, max_length=32)
+    """ISO 639-1 codes, such as en: an example in another language, as far as that can be told, is left out. Empty
+    means that all are welcome. Few words, program text and tables are in no language and stay."""
 
 
 def _similar(value: Decimal) -> Decimal:

@@ -134,9 +134,19 @@ def _looking(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--offline", action="store_true", help="do not ask the API server")
     parser = add(
         "lineage", "commands:show_lineage", "show a version's parents, what each was made of, and what proved it",
-        examples="lineage assistant-7\nlineage assistant-7 -o json", named="VERSION",
+        "With --erased, --session or --principal, the other way round: each dataset of a cycle that holds\nthe words "
+        "of people who withdrew, and each version trained on it. The storage is read with the\ncredentials of the "
+        "environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).",
+        "lineage assistant-7\nlineage assistant-7 -o json\nlineage assistant --erased\n"
+        "lineage assistant --session 0191c2e4 --principal 9f86d0...", named="VERSION|CYCLE",
     )  # fmt: skip
     parser.add_argument("-o", "--output", choices=("json", "yaml"), help="form of the answer")
+    parser.add_argument("--erased", action="store_true", help="all who are on the cycle's erasure list")
+    parser.add_argument("--session", action="append", default=[], metavar="ID", help="this conversation; repeatable")
+    parser.add_argument(
+        "--principal", action="append", default=[], metavar="SHA256", help="this person, as recorded; repeatable"
+    )
+    parser.add_argument("--endpoint", help="storage's address as seen from here (the one of the cycle's spec)")
     parser = add(
         "tensorboard", "curves:tensorboard", "show the curves of trainings: loss, rate, gradient, speed",
         "The event files lie beside the adapter in the cycle's storage, which is read with the credentials\n"

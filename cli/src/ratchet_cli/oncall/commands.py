@@ -142,6 +142,10 @@ def explain(args: argparse.Namespace) -> int:
 
 def show_lineage(args: argparse.Namespace) -> int:
     """`ratchet lineage`."""
+    if args.erased or args.session or args.principal:
+        from ratchet_cli.oncall import withdrawn  # it needs the storage's client
+
+        return withdrawn.show(args)
     with connect(args) as cluster:
         version = cluster.version(args.name)
         view = cluster.view(version.spec.cycle)

@@ -7,6 +7,8 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,11 +45,23 @@ def tensorboard(args: argparse.Namespace) -> int:
         return subprocess.run(command, check=False).returncode
 
 
-def fetch(s3: Any, version: ModelVersion, folder: Path) -> int:
-    """The event files of a version's training in `folder`; how many. Raises NotFound, Unreachable."""
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Errors of the storage's client as Unreachable, with what mends them."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
+    try:
+        yield
+    except (BotoCoreError, Boto3Error, ClientError) as error:
+        raise Unreachable(
+            f"{uri} cannot be read ({error}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY as in the "
+            "cycle's Secret, and --endpoint when storage has another address from here"
+        ) from error
+
+
+def fetch(s3: Any, version: ModelVersion, folder: Path) -> int:
+    """The event files of a version's training in `folder`; how many. Raises NotFound, Unreachable."""
     name, adapter = version.metadata.name, version.status.artifacts.adapter
     if version.spec.dataset is None:
         raise NotFound(f"{name} was not trained here, so it has no curves: its adapter was given")
@@ -57,18 +71,13 @@ def fetch(s3: Any, version: ModelVersion, folder: Path) -> int:
         )
     bucket, prefix = split(adapter.uri)
     place = f"{prefix}/{EVENTS}"
-    try:
+    with reading(adapter.uri):
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=place)
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
         for key in keys:
             path = folder / Path(key).name
             path.parent.mkdir(parents=True, exist_ok=True)
             s3.download_file(bucket, key, str(path))
-    except (BotoCoreError, Boto3Error, ClientError) as error:
-        raise Unreachable(
-            f"{adapter.uri} cannot be read ({error}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY as in the "
-            "cycle's Secret, and --endpoint when storage has another address from here"
-        ) from error
     if not keys:
         raise NotFound(f"there are no event files below s3://{bucket}/{place}: were they removed?")
     return len(keys)

@@ -61,6 +61,7 @@ _FILES = """## Files
 | `card.html` | this page with plots, in one file |
 | `statistics.json` | every number of this page |
 | `quarantine.jsonl` | places of the lines that could not be read, if there were any |
+| `subjects.jsonl` | session and hashed person of each example, so that those who withdraw can be found |
 | `manifest.json` | the SHA-256 of every file |
 """
 

@@ -42,7 +42,7 @@ class Curated:
         """All files of the dataset but its manifest. `base_model` is what train.yaml trains, if that is known."""
         statistics = self.statistics()
         cards = {CARD: card(statistics, self.counts.funnel), PAGE: render(statistics, self.counts.funnel)}
-        write(folder, self.rows, self.counts.quarantine, statistics, cards, self.validation, base_model)
+        write(folder, self.selected, self.rows, self.counts.quarantine, statistics, cards, self.validation, base_model)
 
     def statistics(self) -> dict[str, object]:
         """Every number, for statistics.json and the card."""

@@ -17,15 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ratchet_api.artifacts import MANIFEST
 from ratchet_api.data import Anchors, BaseModelRef, ConfigMapKey, Curation, Source, SourceFormat
+from ratchet_api.erasures import Erased
 from ratchet_api.stage import ExitCode
 from ratchet_trainer.artifacts import build_manifest, file_entry
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.curated import Curated, build
-from ratchet_trainer.curate.erasures import parse_erasures
+from ratchet_trainer.curate.erasures import read_erasures
 from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, Counts, SessionFile, Settings, Told, examples_of
 from ratchet_trainer.curate.readers import SUFFIXES, suffix_of
 from ratchet_trainer.curate.readers.base import Mismatch, parse_time
-from ratchet_trainer.curate.rules import Erased
 from ratchet_trainer.curate.stage import read_anchors
 from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.dataset import first_error, numbered_lines
@@ -171,7 +171,7 @@ def _erased(path: Path | None) -> Erased:
         return Erased()
     if not path.is_file():
         raise UserError(f"--erasures: there is no file {path}: name the list")
-    return parse_erasures(path.read_bytes(), str(path))
+    return read_erasures(path.read_bytes(), str(path))
 
 
 def _progress() -> Told:

@@ -12,17 +12,19 @@ from decimal import Decimal
 from pathlib import Path
 
 from ratchet_api.data import Curation, Source
+from ratchet_api.erasures import Erased
 from ratchet_api.records import Feedback, Interaction
 from ratchet_trainer.curate import plain, read
 from ratchet_trainer.curate.columns import Seen, digest
 from ratchet_trainer.curate.examples import Categoriser, Example, Verdict, example_of, score
 from ratchet_trainer.curate.figures import Timeline
 from ratchet_trainer.curate.funnel import Funnel
+from ratchet_trainer.curate.languages import check_languages
 from ratchet_trainer.curate.plain import PlainFeedback, PlainInteraction
 from ratchet_trainer.curate.read import Line, LineProblem, Quarantine
 from ratchet_trainer.curate.readers import Entry, Owner, entries, own_entries, reader_of
 from ratchet_trainer.curate.readers.base import Reader
-from ratchet_trainer.curate.rules import Erased, beyond
+from ratchet_trainer.curate.rules import beyond
 from ratchet_trainer.curate.verdicts import Recorded, Verdicts
 
 MOST_UNREADABLE = Decimal("0.9")
@@ -129,6 +131,7 @@ def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told, co
     """The examples of good interactions, before the rules that compare them, in the order of the files' names.
 
     What `counts` says is whole when the last one was taken."""
+    check_languages(settings.curation.limits.languages)
     opened = [_open(file, settings) for file in sorted(files, key=lambda file: file.name)]
     verdicts = Verdicts()
     for one in opened:
@@ -200,7 +203,7 @@ def _judged(
 ) -> Example | None:  # fmt: skip
     """An interaction's way through the rules that look at it alone."""
     entry, interaction = recorded
-    if settings.erased.covers(interaction):
+    if settings.erased.covers(interaction.principal, interaction.session):
         funnel["consent"].drop("erased")  # without a sample: what is withdrawn is shown to nobody
         return None
     funnel["consent"].keep()

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ratchet_api.data import Curation, Limits, SensitiveKind
-from ratchet_api.records import Interaction
 from ratchet_trainer.curate.bursts import Said, pushed
 from ratchet_trainer.curate.columns import BATCH_CHARACTERS, Flags, batches
 from ratchet_trainer.curate.examples import Example
 from ratchet_trainer.curate.funnel import Funnel, Step
-from ratchet_trainer.curate.plain import PlainInteraction
+from ratchet_trainer.curate.languages import foreign
 from ratchet_trainer.curate.pool import Keyed, Pool
 from ratchet_trainer.curate.sensitive import Action, actions, find, redact, suspects
 from ratchet_trainer.curate.similar import shingles, twins
@@ -26,18 +25,6 @@ from ratchet_trainer.curate.text import HeldOut, normalised, words
 
 _LOOP_WORDS = 5
 _LOOP_FROM_WORDS = 20
-
-
-@dataclass(frozen=True)
-class Erased:
-    """Who withdrew: what they said is never used again."""
-
-    principals: frozenset[str] = frozenset()
-    sessions: frozenset[str] = frozenset()
-
-    def covers(self, interaction: Interaction | PlainInteraction) -> bool:
-        """Whether an interaction is on the list."""
-        return interaction.principal in self.principals or interaction.session in self.sessions
 
 
 def beyond(example: Example, limits: Limits) -> str | None:
@@ -51,6 +38,8 @@ def beyond(example: Example, limits: Limits) -> str | None:
         return "tooShort"
     if limits.max_repetition < 1 and repetition(example.answer) > limits.max_repetition:
         return "repetitive"
+    if limits.languages and foreign(example.text, limits.languages):
+        return "otherLanguage"
     return None
 
 

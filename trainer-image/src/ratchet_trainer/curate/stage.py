@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from ratchet_api.cycle import DatasetNumbers
 from ratchet_api.data import Source
+from ratchet_api.erasures import ERASURES, Erased
 from ratchet_api.reasons import Reason
 from ratchet_api.records import SESSIONS_PREFIX
 from ratchet_api.stage import CurateInput, StageReport, dataset_uri
@@ -26,10 +27,9 @@ from ratchet_api.version import Artifact, Provenance
 from ratchet_trainer.artifacts import build_manifest, file_entry, tool_versions
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.curated import Curated, build
-from ratchet_trainer.curate.erasures import ERASURES, parse_erasures
+from ratchet_trainer.curate.erasures import read_erasures
 from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, Counts, SessionFile, Settings, examples_of
 from ratchet_trainer.curate.readers import suffix_of
-from ratchet_trainer.curate.rules import Erased
 from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.dataset import read_rows
 from ratchet_trainer.errors import DataError, Missing, UserError
@@ -65,7 +65,7 @@ def run(
     anchor_rows = read_anchors(stage.curation.anchors is not None, anchors)
     root = Location.parse(stage.identity.storage_uri)
     withdrawn = store.get(root.child(ERASURES)) or b""
-    erased = parse_erasures(withdrawn, root.child(ERASURES).uri)
+    erased = read_erasures(withdrawn, root.child(ERASURES).uri)
     # The sessions of a window that has ended do not change; other people's files, and who withdraws, may.
     imported = [found for index, source in enumerate(stage.sessions.sources)
                 for found in _download_source(stage, index, source, store, scratch / "sources")]  # fmt: skip

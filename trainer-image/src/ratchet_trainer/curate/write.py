@@ -7,11 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import overload
 
 from ratchet_api.data import BaseModelRef, Curation, Identity
 from ratchet_trainer.chat import Message
+from ratchet_trainer.curate.erasures import write_subjects
 from ratchet_trainer.curate.examples import (
     UNCATEGORISED,
     Example,
@@ -145,16 +147,17 @@ def _identity_row(index: int, entry: Identity, held_out: HeldOut) -> DatasetRow:
 
 
 def write(
-    folder: Path, rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object], cards: Mapping[str, str],
-    validation: Sequence[Example] = (), base_model: BaseModelRef | None = None,
+    folder: Path, examples: Iterable[Example], rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object],
+    cards: Mapping[str, str], validation: Sequence[Example] = (), base_model: BaseModelRef | None = None,
 ) -> None:  # fmt: skip
-    """train.jsonl, the files for other tools, statistics.json, the cards by their names and, if there is any,
-    quarantine.jsonl. `validation` is what is kept aside, which becomes validation.jsonl; `base_model` is what
-    train.yaml trains."""
+    """train.jsonl, whose words it holds, the files for other tools, statistics.json, the cards by their names and, if
+    there is any, quarantine.jsonl. `examples` are those that `rows` were made of; `validation` is what is kept aside,
+    which becomes validation.jsonl; `base_model` is what train.yaml trains."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / TRAIN, rows.rows)
     if validation:
         _write_lines(folder / VALIDATION, map(_row, validation))
+    write_subjects(folder, chain(examples, validation))
     write_parquet(folder, (row.entry() for row in rows.rows))
     write_alpaca(folder, (row.messages for row in rows.rows))
     write_sharegpt(folder, (row.messages for row in rows.rows))
