@@ -74,6 +74,39 @@ class Look:
     """Of a proportion, the longest first."""
 
 
+@dataclass(frozen=True)
+class Span:
+    """Over what a metric is looked at now, before there are queries for it."""
+
+    metric: Metric
+    window: timedelta
+    compared: bool
+    """Whether stable is looked at too."""
+    reference: Reference | None
+    recent: tuple[timedelta, ...]
+    """Of a proportion, the windows of the last moments, the longest first."""
+
+
+def spans(status: RolloutStatus, spec: Rollout, metrics: Sequence[Metric], now: datetime) -> tuple[Span, ...]:
+    """What one look at these metrics of a rollout has to cover.
+
+    At weight 100 stable has no traffic to be compared with, so its figures from before (Check.reference) stand in.
+    """
+    found = []
+    for metric in metrics:
+        kind = kind_of(metric)
+        window = _since_begin(status, spec, now) if kind == "proportion" else spec.window
+        compared = kind != "threshold" and status.weight < 100
+        kept = None
+        if kind != "threshold" and not compared:
+            kept = next((check.reference for check in status.checks if check.name == metric.name), None)
+        recent: tuple[timedelta, ...] = ()
+        if kind == "proportion" and status.phase != "Starting":
+            recent = tuple(length for part in RECENT_PARTS if (length := spec.window / part) < window)
+        found.append(Span(metric, window, compared, kept, recent))
+    return tuple(found)
+
+
 def plan(
     status: RolloutStatus,
     spec: Rollout,
@@ -83,25 +116,16 @@ def plan(
     stable_version: str,
     now: datetime,
 ) -> tuple[Look, ...]:
-    """All queries of one look at these metrics of a rollout. Raises ValueError (a sentence) for an unknown variable.
-
-    At weight 100 stable has no traffic to be compared with, so its figures from before (Check.reference) stand in.
-    """
-    kept = {check.name: check.reference for check in status.checks}
+    """All queries of one look. Raises ValueError (a sentence) for an unknown variable."""
     looks = []
-    for metric in metrics:
-        proportion = kind_of(metric) == "proportion"
-        window = _since_begin(status, spec, now) if proportion else spec.window
-        compared = kind_of(metric) != "threshold" and status.weight < 100
+    for span in spans(status, spec, metrics, now):
 
-        def arms(window: timedelta, metric: Metric = metric, compared: bool = compared) -> _Arms:
-            stable = arm_queries(metric, namespace, cycle, stable_version, window) if compared else None
-            return arm_queries(metric, namespace, cycle, status.version, window), stable
+        def arms(window: timedelta, span: Span = span) -> _Arms:
+            stable = arm_queries(span.metric, namespace, cycle, stable_version, window) if span.compared else None
+            return arm_queries(span.metric, namespace, cycle, status.version, window), stable
 
-        reference = kept.get(metric.name) if kind_of(metric) != "threshold" and not compared else None
-        shorter = [spec.window / part for part in RECENT_PARTS] if proportion and status.phase != "Starting" else []
-        recent = tuple(_recent(length, *arms(length)) for length in shorter if length < window)
-        looks.append(Look(metric, *arms(window), reference, window, recent))
+        recent = tuple(_recent(length, *arms(length)) for length in span.recent)
+        looks.append(Look(span.metric, *arms(span.window), span.reference, span.window, recent))
     return tuple(looks)
 
 

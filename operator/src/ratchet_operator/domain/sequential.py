@@ -88,11 +88,11 @@ def _check(*arms: tuple[float, float]) -> None:
 def _interval(bad: float, n: float, bad_stable: float, n_stable: float, limit: float) -> Interval:
     estimate = bad / n - bad_stable / n_stable
 
-    errors = math.sqrt(limit)
-
-    def excess(d: float) -> float:
+    def excess(d: float) -> tuple[float, float]:
         # The root of the ratio is almost a straight line in d.
-        return math.sqrt(max(0.0, _log_ratio(bad, n, bad_stable, n_stable, d))) - errors
+        ratio, slope = _log_ratio(bad, n, bad_stable, n_stable, d)
+        root = math.sqrt(max(_TINY, ratio))
+        return root - math.sqrt(limit), slope / (2 * root)
 
     share = (bad + bad_stable + 1) / (n + n_stable + 2)
     reach = 1.1 * math.sqrt(2 * limit * share * (1 - share) * (1 / n + 1 / n_stable))
@@ -104,11 +104,18 @@ def _boundary(information: float, alpha: float) -> float:
     return (1 + 1 / information) * math.log1p(math.sqrt(1 + information) / (2 * alpha))
 
 
-def _log_ratio(bad: float, n: float, bad_stable: float, n_stable: float, d: float) -> float:
-    """log L(free) - log L(best point with p - p_stable = d)."""
+def _log_ratio(bad: float, n: float, bad_stable: float, n_stable: float, d: float) -> tuple[float, float]:
+    """log L(free) - log L(best point with p - p_stable = d), and its derivative in d: by the envelope theorem the slope
+    of one arm's own likelihood, of the one whose slope is less steep there and so better known."""
     p = _nuisance(bad, n, bad_stable, n_stable, d)
-    free = _log_likelihood(bad, n, bad / n) + _log_likelihood(bad_stable, n_stable, bad_stable / n_stable)
-    return free - _log_likelihood(bad, n, p + d) - _log_likelihood(bad_stable, n_stable, p)
+    q = p + d
+    slope = -_slope(bad, n, q) if n_stable * q * (1 - q) > n * p * (1 - p) else _slope(bad_stable, n_stable, p)
+    return _loss(bad, n, q) + _loss(bad_stable, n_stable, p), slope
+
+
+def _slope(bad: float, n: float, p: float) -> float:
+    """Derivative of an arm's log-likelihood."""
+    return bad / max(p, _TINY) - (n - bad) / max(1 - p, _TINY)
 
 
 def _nuisance(bad: float, n: float, bad_stable: float, n_stable: float, d: float) -> float:
@@ -137,8 +144,7 @@ def _polished(
     """`p` after Newton's steps on the concave profile's slope, which change it only where the closed form cancels."""
     for _ in range(_BISECTIONS):
         q = p + d
-        slope = bad_stable / max(p, _TINY) - (n_stable - bad_stable) / max(1 - p, _TINY)
-        slope += bad / max(q, _TINY) - (n - bad) / max(1 - q, _TINY)
+        slope = _slope(bad_stable, n_stable, p) + _slope(bad, n, q)
         bend = bad_stable / max(p * p, _TINY) + (n_stable - bad_stable) / max((1 - p) ** 2, _TINY)
         bend += bad / max(q * q, _TINY) + (n - bad) / max((1 - q) ** 2, _TINY)
         if slope > 0:
@@ -155,36 +161,38 @@ def _polished(
     return p
 
 
-def _log_likelihood(bad: float, n: float, p: float) -> float:
-    ones = bad * math.log(max(p, _TINY)) if bad > 0 else 0.0
-    zeros = (n - bad) * math.log(max(1 - p, _TINY)) if n > bad else 0.0
+def _loss(bad: float, n: float, p: float) -> float:
+    """By how much an arm's log-likelihood is smaller at p than at its best, bad / n."""
+    ones = bad * math.log(bad / n / max(p, _TINY)) if bad > 0 else 0.0
+    zeros = (n - bad) * math.log((n - bad) / n / max(1 - p, _TINY)) if n > bad else 0.0
     return ones + zeros
 
 
-def _edge(excess: Callable[[float], float], inner: float, outer: float, reach: float) -> float:
+def _edge(excess: Callable[[float], tuple[float, float]], inner: float, outer: float, reach: float) -> float:
     """The point between `inner` (excess below 0) and `outer` where it becomes 0; `outer` itself when it never does.
-    `reach`: about how far from `inner` it is.
+    `excess` gives value and derivative. `reach`: about how far from `inner` it is.
 
-    Regula falsi by Illinois' rule; every fourth step halves the bracket, whatever the curve.
+    Newton's steps, kept between the points that are known to be inside and outside; every fifth halves that bracket,
+    whatever the curve.
     """
     below, above = inner, outer + (inner - outer) * 1e-9
-    low, high = excess(below), excess(above)
-    if high <= 0:
-        return outer
-    # Close to the edge in nearly every case, which saves a walk down from the far end's enormous ratios.
-    near = inner + math.copysign(min(abs(above - inner), reach), outer - inner)
-    if (value := excess(near)) > 0:
-        above, high = near, value
-    else:
-        below, low = near, value
-    side = 0
-    for turn in range(2 * _BISECTIONS):
-        middle = (below + above) / 2 if turn % 4 == 3 else (below * high - above * low) / (high - low)
-        value = excess(middle)
+    bounded = False
+    d = inner + math.copysign(min(abs(above - inner), reach), outer - inner)
+    for turn in range(5 * _BISECTIONS):
+        value, slope = excess(d)
+        if value <= 0 and d == above:
+            return outer
+        step = value / slope if slope else math.inf
+        # At a pole a step is short, however far it is to the edge.
+        if (abs(value) < 1e-3 and min(abs(value), abs(step)) < _FINE) or abs(above - below) < _FINE:
+            return d
         if value > 0:
-            above, high, low, side = middle, value, low / 2 if side == 1 else low, 1
+            above, bounded = d, True
         else:
-            below, low, high, side = middle, value, high / 2 if side == -1 else high, -1
-        if abs(above - below) < _FINE or abs(value) < _FINE:
-            return middle
-    return (below + above) / 2
+            below = d
+        if turn % 5 < 4 and min(below, above) < d - step < max(below, above):
+            d -= step
+        else:
+            # The far end's ratio is only looked at when the way leads there.
+            d = (below + above) / 2 if bounded else above
+    return d

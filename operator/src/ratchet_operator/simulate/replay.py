@@ -10,7 +10,7 @@ from typing import Protocol
 from ratchet_api.cycle import Check, RolloutStatus
 from ratchet_api.rollout import Metric, Rollout
 from ratchet_operator.domain import ab_test, glance, queries, rollout
-from ratchet_operator.domain.analysis import ArmReadings, Recent, Sample, judge, kind_of
+from ratchet_operator.domain.analysis import ArmReadings, Recent, judge, kind_of
 from ratchet_operator.domain.rollout import ArmObservation, RolloutObservation
 from ratchet_operator.simulate.store import ArmName, Store
 from ratchet_operator.simulate.traffic import SCRAPE, Scraped
@@ -80,7 +80,6 @@ class Replay:
         self.timeline = Timeline()
         self._now = 0.0
         self._in_force = 0
-        self._names: dict[str, str] = {}
         self._pause = max(1, round(glance.spacing(self.spec) / timedelta(seconds=SCRAPE)))
 
     def run(self, horizon: float) -> Timeline:
@@ -102,13 +101,13 @@ class Replay:
         status = line.status
         whole = rollout.measurement_due(status, spec, now)
         metrics = spec.metrics if whole else glance.due(status, spec, now)
-        looks = queries.plan(status, spec, metrics, "default", "cycle", "stable", now)
-        if self.skim and not whole and not self._matters(looks):
+        spans = queries.spans(status, spec, metrics, now)
+        if self.skim and not whole and not self._matters(spans):
             return
-        checks = tuple(self._judged(look, now) for look in looks)
+        checks = tuple(self._judged(span, now) for span in spans)
         outcome = None
         if whole and ab_test.running(status, spec):
-            [asked] = queries.plan(status, spec, [ab_test.outcome(spec)], "default", "cycle", "stable", now)
+            [asked] = queries.spans(status, spec, [ab_test.outcome(spec)], now)
             outcome = ab_test.look(spec, *self._both(asked), now)
         seen = RolloutObservation(
             stable=_READY,
@@ -134,20 +133,16 @@ class Replay:
         # The gateways follow within a tick.
         self._in_force = move.weight
 
-    def _judged(self, look: queries.Look, now: datetime) -> Check:
-        recent = [
-            Recent(one.length, *self._arms(look.metric, one.length, one.stable is not None)) for one in look.recent
-        ]
-        return judge(look.metric, *self._both(look), now, look.reference, recent)
+    def _judged(self, span: queries.Span, now: datetime) -> Check:
+        recent = [Recent(length, *self._arms(span.metric, length, span.compared)) for length in span.recent]
+        return judge(span.metric, *self._both(span), now, span.reference, recent)
 
-    def _both(self, look: queries.Look) -> tuple[ArmReadings, ArmReadings]:
-        candidate, stable = self._arms(look.metric, look.window, look.stable is not None)
+    def _both(self, span: queries.Span) -> tuple[ArmReadings, ArmReadings]:
+        candidate, stable = self._arms(span.metric, span.window, span.compared)
         return candidate, stable or ArmReadings()
 
     def _arms(self, metric: Metric, window: timedelta, stable: bool) -> tuple[ArmReadings, ArmReadings | None]:
-        if metric.name not in self._names:
-            self._names[metric.name] = self._series(metric)
-        series, kind, length = self._names[metric.name], kind_of(metric), max(1.0, window.total_seconds())
+        series, kind, length = self._series(metric), kind_of(metric), _seconds(window)
 
         def read(arm: ArmName) -> ArmReadings:
             return self.source.store.readings(arm, series, kind, length, self._now)
@@ -156,38 +151,39 @@ class Replay:
 
     def _series(self, metric: Metric) -> str:
         """A metric's name in the store. An outcome that is a metric's own has that metric's series."""
+        if metric.name != ab_test.OUTCOME:
+            return metric.name
         outcome = ab_test.test_of(self.spec).outcome
-        if metric.name != ab_test.OUTCOME or outcome.good is not None:
+        if outcome.good is not None:
             return metric.name
         thumbs = next((other.name for other in self.spec.metrics if other.preset == "feedback"), metric.name)
         return outcome.metric or thumbs
 
-    def _matters(self, looks: tuple[queries.Look, ...]) -> bool:
+    def _matters(self, spans: tuple[queries.Span, ...]) -> bool:
         """Whether a glance can find anything: a Fail takes an estimate beyond the margin in some window; or whether
         something is awaited."""
         status = self.timeline.status
         if status.unconfirmed_since is not None or status.phase not in ("Canary", "Baking"):
             return True
-        return any(self._may_fail(look) for look in looks)
+        return any(self._may_fail(span) for span in spans)
 
-    def _may_fail(self, look: queries.Look) -> bool:
-        margin = float(look.metric.margin)
-        windows = [(look.window, look.stable is not None)]
-        windows += [(one.length, one.stable is not None) for one in look.recent]
-        for window, live in windows:
-            ours, theirs = self._arms(look.metric, window, live)
-            share = _share(ours)
-            kept = None if look.reference is None else float(look.reference.value)
-            other = _share(theirs) if theirs is not None else kept
-            if share is not None and other is not None and share - other > margin:
+    def _may_fail(self, span: queries.Span) -> bool:
+        margin, series, store = float(span.metric.margin), self._series(span.metric), self.source.store
+        for window in (span.window, *span.recent):
+            length = _seconds(window)
+            ours = store.share("candidate", series, length, self._now)
+            if ours is None or ours <= margin:
+                continue
+            kept = None if span.reference is None else float(span.reference.value)
+            theirs = store.share("stable", series, length, self._now) if span.compared else kept
+            if theirs is not None and ours - theirs > margin:
                 return True
         return False
 
 
-def _share(arm: ArmReadings) -> float | None:
-    if not (isinstance(arm.bad, Sample) and isinstance(arm.all, Sample)) or arm.all.value <= 0:
-        return None
-    return min(1.0, arm.bad.value / arm.all.value)
+def _seconds(window: timedelta) -> float:
+    """A range's length: PromQL refuses one of 0."""
+    return max(1.0, window.total_seconds())
 
 
 def generated(spec: Rollout, source: Scraped, horizon: float, skim: bool = False, record: bool = True) -> Timeline:

@@ -110,6 +110,16 @@ class Store:
             age=self._age(arm, metric, "value", now),
         )
 
+    def share(self, arm: ArmName, metric: str, window: float, now: float) -> float | None:
+        """A proportion's estimate, whatever stands in the way of reading it; None: no events."""
+        total = self.series.get((arm, metric, "all"))
+        bad = self.series.get((arm, metric, "bad"))
+        seen = now - self.lag
+        events = total.increase(window, now, seen) if total is not None else None
+        if not events:
+            return None
+        return min(1.0, ((bad.increase(window, now, seen) if bad is not None else None) or 0.0) / events)
+
     def _increase(self, arm: ArmName, metric: str, name: str, window: float, now: float) -> Reading:
         series = self.series.get((arm, metric, name))
         found = series.increase(window, now, now - self.lag) if series is not None else None
