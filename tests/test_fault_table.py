@@ -71,7 +71,10 @@ HELD_BY: dict[str, list[str]] = {
         f"{GIT}::test_git_says_something_else_already",
     ],
     "a person's commit on our branch": [f"{GIT}::test_a_person_s_commit_on_our_branch_is_never_overwritten"],
-    "pull request closed by a person": [f"{GIT}::test_a_closed_pull_request_stays_closed"],
+    "pull request closed by a person": [
+        f"{GIT}::test_a_closed_pull_request_stays_closed",
+        f"{GIT}::test_a_retry_of_a_closed_one_is_proposed_anew_and_the_closed_one_never",
+    ],
     "rolled-back version still in Git": [f"{GIT}::test_a_rollback_proposes_the_way_back"],
     "PromQL that gives many series": [
         f"{FAULTS}::test_a_query_that_gives_no_number_holds_and_then_returns",

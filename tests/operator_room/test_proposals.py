@@ -165,6 +165,30 @@ async def test_a_closed_pull_request_stays_closed(shop: Shop) -> None:
     await champion(shop.world, "assistant-1")
 
 
+async def test_a_retry_of_a_closed_one_is_proposed_anew_and_the_closed_one_never(shop: Shop) -> None:
+    """`ratchet retry` makes another version of the same adapter."""
+    await shop.open()
+    found = await shop.accepted()
+    shop.forge.set(found.branch, "Closed")
+    assert (await shop.later()).state == "Closed"
+    manifest = version_manifest(shop.world.namespace, "assistant-1-try2", letter="e")
+    await shop.world.apply(manifest)
+    await shop.world.settle()
+    await shop.world.finish("evaluate", evaluated())
+    await shop.world.settle()
+    again = await shop.proposal()
+    assert (again.version, again.replaces, again.state) == ("assistant-1-try2", "assistant-0", "Open")
+    assert again.branch != found.branch
+    await shop.merged(again.branch)
+    await shop.later()
+    await shop.synced()
+    await champion(shop.world, "assistant-1-try2")
+    for _ in range(3):
+        await shop.later()
+    assert [pull.state for pull in shop.forge.pulls[found.branch]] == ["Closed"]
+    assert len(shop.forge.texts) == 2
+
+
 async def test_a_newer_version_replaces_the_proposal(shop: Shop) -> None:
     await shop.open()
     found = await shop.accepted()

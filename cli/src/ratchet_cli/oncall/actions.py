@@ -10,6 +10,7 @@ from typing import Any
 from ratchet_api.cycle import Rejected
 from ratchet_api.names import ABORT_ANNOTATION, GROUP_VERSION, RUN_ANNOTATION, VERSION_KIND, child_name
 from ratchet_api.version import ModelVersion
+from ratchet_cli.oncall import proposals
 from ratchet_cli.oncall.errors import Refused
 from ratchet_cli.oncall.view import View, is_root
 
@@ -149,7 +150,8 @@ def retry(view: View, version: ModelVersion | None, stamp: str) -> Plan:
     if status.phase in ("Serving", "Superseded"):
         raise Refused(f"{name} has served ({status.phase}): there is nothing to try again")
     entry = next((r for r in reversed(view.cycle.status.rejected) if r.digest == version.digest), None)
-    if status.phase not in ("Rejected", "Failed") and status.outcome is None:
+    refused = proposals.closed(view.cycle, name)
+    if status.phase not in ("Rejected", "Failed") and status.outcome is None and refused is None:
         raise Refused(f"{name} is on its way ({status.phase}): there is nothing to try again; see `{_watch(view)}`")
     again = _again(view, version)
     requests: tuple[Patch | Create, ...] = (Create(again),)
@@ -160,6 +162,10 @@ def retry(view: View, version: ModelVersion | None, stamp: str) -> Plan:
     how = (
         "is proven again, and rolled out if it passes" if "adapter" in again["spec"] else "is trained and proven again"
     )
+    if refused is not None:
+        how = "is proven again, and proposed anew if it passes"
+        place = proposals.place(refused)
+        warnings = (*warnings, f"{place} stays closed; reopen it if {name} is to be promoted without another proof")
     sentence = f"{view.name}: the version {again['metadata']['name']} is made from {name}; it {how}{words}"
     if view.cycle.spec.suspend:
         warnings = (*warnings, f"{view.name} is suspended: nothing is rolled out before it is resumed")

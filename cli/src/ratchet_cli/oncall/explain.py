@@ -13,7 +13,7 @@ from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.reference import members
 from ratchet_api.rollout import LONGEST_BAKE
 from ratchet_api.version import ModelVersion, StageStatus
-from ratchet_cli.oncall import ab_test, advice
+from ratchet_cli.oncall import ab_test, advice, proposals
 from ratchet_cli.oncall.advice import Situation
 from ratchet_cli.oncall.pointing import awaited_gate
 from ratchet_cli.oncall.view import View, awaits_pointer, is_root, open_stage
@@ -214,11 +214,11 @@ def _idle_topic(view: View, now: datetime) -> Topic:
     gated = next((v for v in view.bystanders if awaited_gate(view, v) is not None), None)
     if gated is not None:
         return _approval_topic(view, gated, words)
-    ripe = next((v for v in view.bystanders if awaits_pointer(view.cycle, v)), None)
-    if ripe is not None:
+    if ripe := proposals.first(view.cycle, [v for v in view.bystanders if awaits_pointer(view.cycle, v)]):
         words = f"{ripe.metadata.name} is accepted and waits for serving.version to name it. {_serving(view)}"
-        waits = f"for serving.version, which names {view.cycle.spec.serving.version}"
-        return Topic(Reason.AWAITING_POINTER, words, "", at, waits, ripe)
+        words, name = f"{words} serving.version names {view.cycle.spec.serving.version}.", ripe.metadata.name
+        reason = Reason.PULL_REQUEST_CLOSED if proposals.closed(view.cycle, name) else Reason.AWAITING_POINTER
+        return Topic(reason, words, "", at, proposals.waits_for(view.cycle, name), ripe)
     if others := view.bystanders:
         names = ", ".join(f"{v.metadata.name} ({v.status.phase})" for v in others)
         look = view.where.ratchet(f"explain {others[0].metadata.name}")
@@ -459,7 +459,7 @@ def _on_its_way(view: View, version: ModelVersion, stage: StageStatus | None, no
         waits = f"for the rollout of {other.version} to end" if other is not None else "for its rollout to begin"
         if awaits_pointer(view.cycle, version):
             words = f"{name} is accepted, and serving.version names {view.cycle.spec.serving.version}."
-            waits = f"for serving.version to name {name}"
+            waits = proposals.waits_for(view.cycle, name)
             since = gate.last_transition_time if gate is not None else None
             return Topic(Reason.AWAITING_POINTER, words, "", since, waits, version)
         if view.cycle.spec.suspend:

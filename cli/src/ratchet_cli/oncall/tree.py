@@ -17,7 +17,7 @@ from ratchet_api.promotion import Proposal
 from ratchet_api.reasons import ConditionType
 from ratchet_api.rollout import Step
 from ratchet_api.version import ModelVersion, StageStatus
-from ratchet_cli.oncall import ab_test
+from ratchet_cli.oncall import ab_test, proposals
 from ratchet_cli.oncall.checks import checks_table
 from ratchet_cli.oncall.explain import deadline, next_command
 from ratchet_cli.oncall.pointing import awaited_gate
@@ -125,10 +125,10 @@ def _proposal(found: Proposal | None, now: datetime) -> Iterable[Text]:
     """Mode Git: the change of the pointer that people have to look at."""
     if found is None or found.state in ("Arrived", "Withdrawing", "Withdrawn"):
         return
-    place = f"pull request {found.pull_request}" if found.pull_request else f"branch {found.branch}"
     what = "promotes" if found.kind == "Promote" else "goes back to"
     style = "yellow" if found.state in ("Pushed", "Open", "Closed") else "cyan"
-    yield Text(f"{place} {what} {found.version}: {found.state.lower()}, decided {ago(found.since, now)}", style=style)
+    words = f"{proposals.place(found)} {what} {found.version}: {found.state.lower()}"
+    yield Text(f"{words}, decided {ago(found.since, now)}", style=style)
 
 
 # Runs and versions
