@@ -76,6 +76,12 @@ SEEDS ?= 2000
 chaos: $(STAMP) ## crash safety: SEEDS=2000 stories under seeded faults (see docs/crash-safety.md)
 	@"$(PY)" tests/chaos/chaos.py --seeds $(SEEDS)
 
+SECONDS ?= 120
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## coverage-guided fuzzing of the readers of session files: SECONDS=120
+	@"$(PY)" tests/fuzz/readers.py --seconds $(SECONDS)
+
 .PHONY: mutations
 mutations: $(STAMP) ## which defects made by hand the simulator finds, and after how many seeds
 	@"$(PY)" tests/chaos/mutations.py
