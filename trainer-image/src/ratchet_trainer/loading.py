@@ -159,13 +159,13 @@ def _check_all_loaded(wrapped: Any, folder: Path, name: str) -> None:
         raise ValueError(f"{len(there ^ wanted)} matrices have no counterpart, for example {odd}")
 
 
-def pick_device() -> Any:
-    """The first GPU if there is one, else the CPU."""
+def pick_device(all_used: bool = False) -> Any:
+    """The first GPU if there is one, else the CPU. `all_used`: whether the caller has work for the other GPUs."""
     import torch
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if torch.cuda.device_count() > 1:
+    if torch.cuda.device_count() > 1 and not all_used:
         log.warning("%d GPUs are visible and one is used: ask for one", torch.cuda.device_count())
     return torch.device("cuda", 0)
 

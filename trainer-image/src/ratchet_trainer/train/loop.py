@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -25,6 +25,9 @@ from ratchet_trainer.train.encode import Example
 from ratchet_trainer.train.interrupt import uninterrupted
 from ratchet_trainer.train.packing import PackedBatch, pack, plan
 from ratchet_trainer.train.record import StepRecord
+
+if TYPE_CHECKING:
+    from ratchet_trainer.train.team import Team
 
 SPEED_STEPS = 20
 """Speed is a mean over this many last steps; the reported loss over as many, but over no more than a fifth of all."""
@@ -138,7 +141,8 @@ def steps_of(examples: int, hyper: Hyperparameters) -> int:
     return hyper.epochs * math.ceil(examples / (hyper.micro_batch * hyper.accumulation))
 
 
-def _batches(examples: Sequence[Example], hyper: Hyperparameters) -> Iterator[list[Example]]:
+def batches(examples: Sequence[Example], hyper: Hyperparameters) -> Iterator[list[Example]]:
+    """The examples of each optimiser step: every epoch in another order, the same for the same seed."""
     size = hyper.micro_batch * hyper.accumulation
     generator = torch.Generator().manual_seed(hyper.seed)
     for _ in range(hyper.epochs):
@@ -242,6 +246,13 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
 
 
+def ready(model: Any, packed: bool) -> None:
+    """For training, with attention that keeps packed examples apart if they are packed."""
+    if packed:
+        switch_attention(model, PACKED)
+    model.train()
+
+
 def run(
     model: Any,
     examples: Sequence[Example],
@@ -250,24 +261,24 @@ def run(
     on_step: Callable[[StepRecord], None],
     keeper: Keeper | None = None,
     resume: Snapshot | None = None,
+    team: "Team | None" = None,
 ) -> StepRecord:
     """Trains the adapter of `model` and gives back the last step's record, its loss being the mean of the last steps.
 
-    With `resume` it goes on from there. When it is told to leave (Preempted), `keeper` gets the state after the last
-    whole step first. Raises UserError when the loss is no number any more, or rises for good.
+    With `resume` it goes on from there; with `team` other ranks compute a share of each gradient. When it is told to
+    leave (Preempted), `keeper` gets the state after the last whole step first. Raises UserError when the loss is no
+    number any more, or rises for good.
     """
     state = _State(model, hyper, forward.device)
     if resume is not None:
         state.restore(resume)
     steps = steps_of(len(examples), hyper)
-    if forward.packed:
-        switch_attention(model, PACKED)
-    model.train()
+    ready(model, forward.packed)
     began = time.monotonic() - (0.0 if state.last is None else state.last.seconds)
     watch = Watch(steps, hyper)
     try:
-        for batch in islice(_batches(examples, hyper), state.step, None):
-            record = _step(state, model, batch, hyper, forward, steps, began, on_step)
+        for batch in islice(batches(examples, hyper), state.step, None):
+            record = _step(state, model, batch, hyper, forward, steps, began, on_step, team)
             watch.look(record)
             if keeper is not None and record.step < steps:
                 keeper.offer(state.snapshot)
@@ -288,12 +299,18 @@ def _step(
     steps: int,
     began: float,
     on_step: Callable[[StepRecord], None],
+    team: "Team | None",
 ) -> StepRecord:
     """One optimiser step; what it changes is changed as a whole, or not at all."""
     step = state.step
     rate = learning_rate(step, steps, float(hyper.warmup_ratio), float(hyper.learning_rate))
     started = time.monotonic()
-    loss, tokens = _backward(model, batch, hyper.micro_batch, forward)
+    tokens = sum(example.targets for example in batch)
+    if team is None:
+        loss = backward(model, batch, hyper.micro_batch, forward, tokens)
+    else:
+        team.begin(step, state.trainable)
+        loss = team.sum(backward(model, team.share(batch), hyper.micro_batch, forward, tokens))
     norm = float(torch.nn.utils.clip_grad_norm_(state.trainable, float(hyper.max_grad_norm) or math.inf))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise not_finite(step + 1, rate, loss, norm, hyper)
@@ -311,16 +328,16 @@ def _step(
     return record
 
 
-def _backward(model: Any, batch: Sequence[Example], micro_batch: int, forward: Forward) -> tuple[float, int]:
-    """Gradients of one optimiser step; gives back its mean loss and number of supervised tokens."""
-    tokens = sum(example.targets for example in batch)
+def backward(model: Any, examples: Sequence[Example], micro_batch: int, forward: Forward, tokens: int) -> float:
+    """Adds the examples' part to the gradients of an optimiser step that has `tokens` supervised tokens in all; gives
+    back their part of its mean loss."""
     total = 0.0
-    for group in plan(batch, micro_batch, forward.packed):
+    for group in plan(examples, micro_batch, forward.packed):
         with forward.context():
             loss = batch_loss(model, pack(group).to(forward.device)) / tokens
         loss.backward()
         total += float(loss.detach())
-    return total, tokens
+    return total
 
 
 def _with_mean_loss(record: StepRecord, recent: Sequence[tuple[float, int, float]]) -> StepRecord:

@@ -12,7 +12,8 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ratchet_api.artifacts import Manifest
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import StageReport, TrainInput, attempt_uri, checkpoints_uri
+from ratchet_api.training import Hyperparameters
 from ratchet_api.version import Artifact, Provenance, TrainingStatus
 from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import stop_ids
@@ -33,6 +35,7 @@ from ratchet_trainer.train.record import StepRecord
 
 if TYPE_CHECKING:
     from ratchet_trainer.train.checkpoint import Checkpoints
+    from ratchet_trainer.train.encode import Example
 
 log = logging.getLogger("ratchet")
 
@@ -91,47 +94,86 @@ def _train(
     """The training itself; gives back the numbers for the manifest."""
     import torch
 
-    from ratchet_trainer.train import encode, loop, precision
+    from ratchet_trainer.train import loop, precision, team
 
     hyper, name = stage.hyperparameters, stage.base_model.uri
-    use_threads()
-    device = pick_device()
-    on_gpu = device.type == "cuda"
-    tokenizer = load_tokenizer(base.path, name)
-    # The master copy is fp32 on a CPU, where bf16 is only ever an autocast; a GPU holds frozen weights in bf16.
-    wants_bf16 = on_gpu and hyper.precision != "fp32" and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = torch.bfloat16 if wants_bf16 else torch.float32
-    model = load_model(base.path, name, device, dtype, hyper.quantization)
-    stops = stop_ids(tokenizer, model.generation_config)
-    rows = read_rows(rows_file, f"{stage.dataset.uri}/{TRAIN}")
-    encoded = encode.encode_rows(tokenizer, rows, stops, hyper.cutoff, name)
-    model = loop.add_lora(model, hyper)
+    device = pick_device(all_used=True)
+    rows_name = f"{stage.dataset.uri}/{TRAIN}"
+    prepared = prepare(stage, base.path, rows_file, rows_name, device)
+    model, examples = prepared.model, prepared.examples
     earlier = checkpoints.latest()
     if earlier is None:
-        packed = loop.packs_exactly(model, encoded.examples, device)
-        chosen = precision.choose(hyper.precision, model, encoded.examples, device, hyper.micro_batch)
+        packed = loop.packs_exactly(model, examples, device)
+        chosen = precision.choose(hyper.precision, model, examples, device, hyper.micro_batch)
     else:
         packed, chosen = earlier.packed, earlier.precision
-    if hyper.gradient_checkpointing == "on" or (hyper.gradient_checkpointing == "auto" and on_gpu):
-        loop.checkpoint(model)
+    save_memory(hyper, model, device)
+    ranks = team.ranks_wanted()
     log.info(
-        "training on %d examples (left out: %s), %d steps, %s, %s", len(encoded.examples), encoded.left_out or "none",
-        loop.steps_of(len(encoded.examples), hyper), chosen, "packed" if packed else "not packed",
+        "training on %d examples (left out: %s), %d steps, %s, %s, %d rank(s) on %s", len(examples),
+        prepared.left_out or "none", loop.steps_of(len(examples), hyper), chosen,
+        "packed" if packed else "not packed", ranks, device.type,
     )  # fmt: skip
+    orders = [
+        team.Order(
+            rank, ranks, str(adapter.with_name("meeting")), stage.model_dump_json(), str(base.path), str(rows_file),
+            rows_name, packed, chosen,
+        )
+        for rank in range(1, ranks)
+    ]  # fmt: skip
 
     torch.manual_seed(hyper.seed)
     forward = loop.Forward(device, packed, torch.bfloat16 if chosen == "bf16" else None)
     with _Journal(logs, progress, () if earlier is None else earlier.records) as journal:
         checkpoints.begin(chosen, packed, lambda: journal.records)
         resume = None if earlier is None else earlier.snapshot
-        last = loop.run(model, encoded.examples, hyper, forward, journal.note, checkpoints, resume)
+        with team.Team(orders, adapter.parent, device) if orders else nullcontext() as others:
+            last = loop.run(model, examples, hyper, forward, journal.note, checkpoints, resume, others)
     _save(model, adapter, name)
-    left_out = {f"leftOut.{reason}": count for reason, count in encoded.left_out.items()}
+    left_out = {f"leftOut.{reason}": count for reason, count in prepared.left_out.items()}
     return {
-        "examples": len(encoded.examples), "steps": last.steps, "loss": round(last.loss, 6),
+        "examples": len(examples), "steps": last.steps, "loss": round(last.loss, 6),
         "tokensPerSecond": round(last.tokens_per_second), "seconds": round(last.seconds, 1), "precision": chosen,
-        "device": str(device), **left_out,
+        "device": str(device), "ranks": ranks, **left_out,
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a rank trains."""
+
+    model: Any
+    """The base model with a fresh adapter."""
+    examples: "Sequence[Example]"
+    left_out: Mapping[str, int]
+    """Rows that are no examples, by reason."""
+
+
+def prepare(stage: TrainInput, base: Path, rows_file: Path, rows_name: str, device: Any) -> Prepared:
+    """Model and examples, the same on every rank. `rows_name`: what messages call the rows."""
+    import torch
+
+    from ratchet_trainer.train import encode, loop
+
+    hyper, name = stage.hyperparameters, stage.base_model.uri
+    use_threads()
+    on_gpu = device.type == "cuda"
+    tokenizer = load_tokenizer(base, name)
+    # The master copy is fp32 on a CPU, where bf16 is only ever an autocast; a GPU holds frozen weights in bf16.
+    wants_bf16 = on_gpu and hyper.precision != "fp32" and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = torch.bfloat16 if wants_bf16 else torch.float32
+    model = load_model(base, name, device, dtype, hyper.quantization)
+    stops = stop_ids(tokenizer, model.generation_config)
+    encoded = encode.encode_rows(tokenizer, read_rows(rows_file, rows_name), stops, hyper.cutoff, name)
+    return Prepared(loop.add_lora(model, hyper), encoded.examples, encoded.left_out)
+
+
+def save_memory(hyper: Hyperparameters, model: Any, device: Any) -> None:
+    """Gradient checkpointing, if it is asked for or the device is a GPU."""
+    from ratchet_trainer.train import loop
+
+    if hyper.gradient_checkpointing == "on" or (hyper.gradient_checkpointing == "auto" and device.type == "cuda"):
+        loop.checkpoint(model)
 
 
 class _Journal:

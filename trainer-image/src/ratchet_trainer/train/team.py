@@ -1,0 +1,215 @@
+"""Several GPUs in one pod: the first rank leads, the others compute their share of each gradient and nothing else.
+
+Room: trainer. Starts processes of its own, and talks to them by torch.distributed; touches the scratch folder.
+
+A step: the leader sends its number and the adapter's weights, every rank computes the gradient of its examples, divided
+by the supervised tokens of *all* of them, and the leader gets the sum. So the number of ranks changes nothing but the
+order in which numbers are added, and the dropout; and followers have no state: optimiser, checkpoints, curves and
+SIGTERM are the leader's alone, as in a training on one GPU. An adapter is small, so that sending it is cheap.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import distributed
+
+from ratchet_api.stage import ExitCode
+from ratchet_trainer.errors import OutOfMemory, TryAgain
+from ratchet_trainer.train.encode import Example
+
+END = -1
+"""Instead of a step's number: there are no more."""
+PATIENCE = timedelta(hours=12)
+"""How long a rank waits for the others: the leader may save a checkpoint or load a model meanwhile. That one of them
+has died is noticed at once, by its connection or its exit code."""
+_POLL = 0.0005
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a follower is told at its start, as a file."""
+
+    rank: int
+    ranks: int
+    meeting: str
+    """File by which the ranks find each other."""
+    stage: str
+    """The stage's input, JSON."""
+    base: str
+    """Folder of the base model."""
+    rows: str
+    """Training rows."""
+    rows_name: str
+    """What messages call them."""
+    packed: bool
+    precision: str
+
+    @classmethod
+    def read(cls, path: Path) -> "Order":
+        """From the file."""
+        return cls(**json.loads(path.read_text()))
+
+
+def ranks_wanted() -> int:
+    """One a GPU."""
+    return max(1, torch.cuda.device_count()) if torch.cuda.is_available() else 1
+
+
+def share(batch: Sequence[Example], rank: int, ranks: int) -> list[Example]:
+    """A rank's examples of a step: dealt by length, so that no rank waits long for another."""
+    longest_first = sorted(range(len(batch)), key=lambda index: (-len(batch[index]), index))
+    there_and_back = [*range(ranks), *reversed(range(ranks))]
+    mine = {place for turn, place in enumerate(longest_first) if there_and_back[turn % (2 * ranks)] == rank}
+    return [example for place, example in enumerate(batch) if place in mine]
+
+
+def join(rank: int, ranks: int, meeting: str, device: torch.device, look: Callable[[], None] | None = None) -> None:
+    """Enters the group. The leader waits for the others with `look`, before a call that cannot be interrupted.
+
+    A pod's ranks are neighbours, so gloo is bound to the loopback."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store = distributed.FileStore(meeting, ranks)
+    store.set(f"here/{rank}", "1")
+    if look is not None:
+        while not store.check([f"here/{other}" for other in range(ranks)]):
+            look()
+            time.sleep(0.05)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
+
+
+class Wire:
+    """The messages of a step, each as one tensor on the device."""
+
+    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+        self._parameters = parameters
+        self._sizes = [parameter.numel() for parameter in parameters]
+        device = parameters[0].device
+        self._number = torch.zeros(1, dtype=torch.int64, device=device)
+        self._flat = torch.zeros(sum(self._sizes) + 1, dtype=torch.float32, device=device)
+
+    def number(self, step: int | None = None) -> tuple[torch.Tensor, Any]:
+        """The step's number, told (by the leader) or heard."""
+        if step is not None:
+            self._number.fill_(step)
+        return self._number, distributed.broadcast(self._number, src=0, async_op=True)
+
+    def weights(self, leads: bool) -> tuple[torch.Tensor, Any]:
+        """The adapter, told or heard; `take_weights` puts what was heard in place."""
+        if leads:
+            self._gather([parameter.detach() for parameter in self._parameters])
+        return self._flat, distributed.broadcast(self._flat, src=0, async_op=True)
+
+    def take_weights(self) -> None:
+        """Into the parameters."""
+        with torch.no_grad():
+            for parameter, piece in zip(self._parameters, self._flat[:-1].split(self._sizes), strict=True):
+                parameter.copy_(piece.view_as(parameter))
+
+    def gradient(self, loss: float) -> tuple[torch.Tensor, Any]:
+        """This rank's gradient and loss, on their way to the leader, who gets the sums."""
+        self._gather([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
+        self._flat[-1] = loss
+        return self._flat, distributed.reduce(self._flat, dst=0, async_op=True)
+
+    def take_gradient(self) -> float:
+        """The sum into the parameters' gradients; returns the loss."""
+        for parameter, piece in zip(self._parameters, self._flat[:-1].split(self._sizes), strict=True):
+            parameter.grad = piece.view_as(parameter).to(parameter.dtype, copy=True)
+        return float(self._flat[-1])
+
+    def _gather(self, tensors: Sequence[torch.Tensor]) -> None:
+        with torch.no_grad():
+            torch.cat([tensor.reshape(-1).float() for tensor in tensors], out=self._flat[:-1])
+
+
+class Team:
+    """The leader's side; a context manager, at the end of which no follower is left."""
+
+    def __init__(self, orders: Sequence[Order], scratch: Path, device: torch.device) -> None:
+        self.ranks = len(orders) + 1
+        self._orders, self._scratch, self._device = orders, scratch, device
+        self._followers: list[subprocess.Popen[bytes]] = []
+        self._wire: Wire | None = None
+
+    def __enter__(self) -> Self:
+        for order in self._orders:
+            path = self._scratch / f"rank-{order.rank}.json"
+            path.write_text(json.dumps(order.__dict__))
+            command = [sys.executable, "-m", "ratchet_trainer.train.follow", str(path)]
+            self._followers.append(subprocess.Popen(command))
+        try:
+            join(0, self.ranks, self._orders[0].meeting, self._device, self._look)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self._wire is not None:
+            self._finished(*self._wire.number(END))
+            for follower in self._followers:
+                follower.wait(timeout=60)
+        self._end()
+
+    def _end(self) -> None:
+        for follower in self._followers:
+            follower.kill()
+            follower.wait()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def share(self, batch: Sequence[Example]) -> list[Example]:
+        """The leader's own examples of a step."""
+        return share(batch, 0, self.ranks)
+
+    def begin(self, step: int, parameters: Sequence[torch.Tensor]) -> None:
+        """All ranks compute this step, with the leader's weights."""
+        if self._wire is None:
+            self._wire = Wire(parameters)
+        self._finished(*self._wire.number(step))
+        self._finished(*self._wire.weights(leads=True))
+
+    def sum(self, loss: float) -> float:
+        """The gradients of all ranks into the leader's parameters; their loss."""
+        assert self._wire is not None
+        self._finished(*self._wire.gradient(loss))
+        return self._wire.take_gradient()
+
+    def _finished(self, _: torch.Tensor, work: Any) -> None:
+        """Waits, with an eye on the followers: a group that lacks one would wait for ever."""
+        while not work.is_completed():
+            self._look()
+            time.sleep(_POLL)
+        try:
+            work.wait()
+        except RuntimeError as error:
+            self._look(patience=10.0)
+            raise TryAgain(f"the ranks lost each other: {error}") from None
+
+    def _look(self, patience: float = 0.0) -> None:
+        """Raises OutOfMemory or TryAgain when a follower has ended."""
+        until = time.monotonic() + patience
+        while True:
+            for order, follower in zip(self._orders, self._followers, strict=True):
+                code = follower.poll()
+                if code in (ExitCode.KILLED, -signal.SIGKILL):
+                    raise OutOfMemory(f"rank {order.rank} ran out of memory: lower microBatch, or raise its memory")
+                if code is not None:
+                    raise TryAgain(f"rank {order.rank} of {self.ranks} ended with exit code {code}; its log is above")
+            if time.monotonic() >= until:
+                return
+            time.sleep(0.05)
