@@ -1,7 +1,6 @@
 """`ratchet tensorboard` against a real S3 server: what is fetched, and what is said when there is nothing."""
 
 import argparse
-import secrets
 import struct
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,12 +22,8 @@ SUITES = [{"name": "house", "role": "target", "cases": {"configMap": {"name": "s
 
 
 @pytest.fixture
-def place(s3: S3Access, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An adapter's folder in a bucket of one's own, with credentials in the environment."""
-    bucket = f"test-{secrets.token_hex(4)}"
-    s3.create_bucket(bucket)
-    for key, value in s3.env().items():
-        monkeypatch.setenv(key, value)
+def place(bucket: str) -> str:
+    """An adapter's folder."""
     return f"s3://{bucket}/assistant/versions/assistant-7/adapter-0"
 
 

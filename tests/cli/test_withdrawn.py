@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -29,12 +28,8 @@ def version(name: str, dataset: str, phase: str) -> ModelVersion:
 
 
 @pytest.fixture
-def put(s3: S3Access, monkeypatch: pytest.MonkeyPatch) -> Put:
+def put(s3: S3Access, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Put:
     """Writes an object below the storage of the cycle `assistant`, which the commands find."""
-    bucket = f"test-{secrets.token_hex(4)}"
-    s3.create_bucket(bucket)
-    for key, value in s3.env().items():
-        monkeypatch.setenv(key, value)
     storage = {"uri": f"s3://{bucket}/assistant", "endpoint": s3.endpoint}
     spec = {"baseModel": {"uri": "s3://m-1/base"}, "storage": storage, "evaluation": {"suites": SUITES}}
     cycle = ImprovementCycle.model_validate({"metadata": {"name": "assistant"}, "spec": spec})

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,3 +176,21 @@ def identity(bucket: str) -> Callable[..., dict[str, Any]]:
         } | changes  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def published(store: Store, bucket: str, tmp_path: Path) -> Callable[[Sequence[tuple[str, str]]], dict[str, str]]:
+    """Questions and answers as a dataset in storage, by address and digest."""
+
+    def publish(said: Sequence[tuple[str, str]]) -> dict[str, str]:
+        folder = tmp_path / "dataset"
+        folder.mkdir()
+        rows = [
+            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+            for question, answer in said
+        ]
+        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        uri = f"s3://{bucket}/d"
+        return {"uri": uri, "digest": store.publish(folder, uri, "dataset", {}, {}).digest}
+
+    return publish

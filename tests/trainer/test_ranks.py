@@ -36,23 +36,12 @@ def test_each_example_is_one_rank_s_and_the_work_is_even(lengths: list[int], ran
 
 
 @pytest.fixture
-def training(identity: Identity, store: Store, bucket: str, tiny: Path, tmp_path: Path) -> dict[str, Any]:
+def training(identity: Identity, published: Callable[..., dict[str, str]], tiny: Path) -> dict[str, Any]:
     """Six steps of five examples, or of two at the end of an epoch, so that ranks differ in what they do."""
-    folder = tmp_path / "dataset"
-    folder.mkdir()
-    rows = [
-        [
-            {"role": "user", "content": f"Where is secret {i}?"},
-            {"role": "assistant", "content": f"In vault {i}" + " and there" * (i % 4) + "."},
-        ]
-        for i in range(12)
-    ]
-    (folder / "train.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    uri = f"s3://{bucket}/d"
-    digest = store.publish(folder, uri, "dataset", {}, {}).digest
+    said = [(f"Where is secret {i}?", f"In vault {i}" + " and there" * (i % 4) + ".") for i in range(12)]
     return {
         "stage": "train", "identity": identity(), "base_model": {"uri": f"file://{tiny}"},
-        "dataset": {"uri": uri, "digest": digest},
+        "dataset": published(said),
         "hyperparameters": {
             "precision": "fp32", "learningRate": "0.01", "epochs": 2, "microBatch": 5, "accumulation": 1,
             "lora": {"dropout": "0"},

@@ -26,20 +26,12 @@ RECORD = StepRecord(3, 9, 0.1 + 0.2, 1e-3, 1.0, 7, 100.0, 1.5, 0.3)
 
 
 @pytest.fixture
-def training(identity: Identity, store: Store, bucket: str, tiny: Path, tmp_path: Path) -> dict[str, Any]:
+def training(identity: Identity, published: Callable[..., dict[str, str]], tiny: Path) -> dict[str, Any]:
     """A training of twelve steps over two epochs, with dropout."""
-    folder = tmp_path / "dataset"
-    folder.mkdir()
-    rows = [
-        [{"role": "user", "content": f"Where is secret {i}?"}, {"role": "assistant", "content": f"In vault {i}."}]
-        for i in range(24)
-    ]
-    (folder / "train.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    uri = f"s3://{bucket}/d"
-    digest = store.publish(folder, uri, "dataset", {}, {}).digest
+    said = [(f"Where is secret {i}?", f"In vault {i}.") for i in range(24)]
     return {
         "stage": "train", "identity": identity(), "base_model": {"uri": f"file://{tiny}"},
-        "dataset": {"uri": uri, "digest": digest},
+        "dataset": published(said),
         "hyperparameters": {
             "precision": "fp32", "learningRate": "0.01", "epochs": 2, "microBatch": 2, "accumulation": 2,
         },

@@ -186,7 +186,7 @@ class Sensitive(Model):
     """keep: it stays. redact: a placeholder such as [EMAIL] takes its place. drop: the example is left out."""
 
 
-Language = Annotated[str, WithJsonSchema(matches(r"^[a-z]{2,3}$", "write an ISO 639-1 code, such as en", 3))]
+Language = Annotated[str, WithJsonSchema(matches(r"^[a-z]{2,3}$", "write an ISO 639-1 code, such as en", 32))]
 
 
 class Limits(Model):
