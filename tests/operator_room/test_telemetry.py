@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,15 +15,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1 import trace_pb2
 from operator_fake import FakeApi
 from operator_stories import back, forward
-from operator_world import World
+from operator_world import SETTINGS, World
 
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.version import ModelVersion
+from ratchet_operator.application import Application
 from ratchet_operator.clients.otlp import Collector
 from ratchet_operator.domain import traces
 from ratchet_operator.errors import NotLeading
+from ratchet_operator.reconcile import cycle as cycles
 from ratchet_operator.reconcile import tracing
 from ratchet_operator.reconcile.tracing import Tracer
+from ratchet_operator.settings import Address, Otlp
 
 Spans = dict[str, trace_pb2.Span]
 
@@ -162,6 +166,21 @@ async def test_the_passes_tell_each_span_once(backend: Backend, collector: Colle
     await world.tracer.idle()
     names = [span.name for span in backend.spans]
     assert sorted(names) == sorted(set(names)) == ["curate", "evaluate", "rollout", "run", "train"]
+
+
+async def test_the_operator_tells_the_collector_that_it_is_given(backend: Backend) -> None:
+    world = World(FakeApi(), "default")
+    await forward(world)
+    anywhere, otlp = Address("127.0.0.1", 0), Otlp(backend.url, {"api-key": "k"})
+    settings = replace(SETTINGS, otlp=otlp, health=anywhere, metrics=anywhere)
+    async with Application(settings, world.transport) as operator:
+        context = replace(operator.context, now=world.clock, gateway=world.gateway, arms=world.arms)
+        await cycles.reconcile(context, world.namespace, "assistant")
+        assert context.tracer is not None
+        await context.tracer.idle()
+    assert {span.name for span in backend.spans} == {"run", "curate", "train", "evaluate", "rollout"}
+    assert backend.resource == {"service.name": "ratchet-operator", "service.instance.id": "ratchet-operator"}
+    assert backend.headers[0]["api-key"] == "k"
 
 
 async def test_an_outage_loses_nothing(

@@ -6,7 +6,6 @@ Room: operator. `handlers` puts keys on the queue; here they are worked on.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version as version_of
 from types import TracebackType
 from typing import Literal, Self
 
@@ -72,13 +71,13 @@ class Application:
             self._transport = self._api = await Api.connect()
         self._http = Http()
         self._webhooks = Webhooks()
-        otlp = self.settings.otlp
-        if otlp is not None:
-            resource = {"service.name": "ratchet-operator", "service.version": version_of("ratchet")}
-            self._collector = Collector(otlp.endpoint, otlp.headers, resource)
         kube = Kube(self._transport, self.leader.guard, self.metrics)
         access = Access(self.settings.prometheus_credentials, self.settings.prometheus_headers)
         identity = self.settings.election.identity if self.settings.election is not None else "ratchet-operator"
+        otlp = self.settings.otlp
+        if otlp is not None:
+            resource = {"service.name": "ratchet-operator", "service.instance.id": identity}
+            self._collector = Collector(otlp.endpoint, otlp.headers, resource)
         self.context = Context(
             kube=kube,
             events=Events(kube, identity),
