@@ -55,13 +55,17 @@ PYTEST := "$(PY)" -m pytest -q
 WORKERS ?= 2
 PARALLEL := $(PYTEST) -n $(WORKERS) --dist worksteal
 
+.PHONY: binaries
+binaries: $(STAMP) ## the platform's binaries, compiled the first time (before the tests, whose time is limited)
+	@"$(PY)" -c 'from ratchet_local.build import MODULES, ensure; ensure([t.name for m in MODULES for t in m.tools], print)'
+
 .PHONY: unit
-unit: $(STAMP) ## fast tests: decisions, manifests, gateway, curation (no cluster, no real model)
+unit: binaries ## fast tests: decisions, manifests, gateway, curation (no cluster, no real model)
 	@echo "==> unit tests"
 	@$(PARALLEL) -m "not apiserver and not model and not e2e and not slow"
 
 .PHONY: apiserver
-apiserver: $(STAMP) ## tests against the real API server of the local platform
+apiserver: binaries ## tests against the real API server of the local platform
 	@echo "==> API-server tests"
 	@$(PARALLEL) -m "apiserver and not e2e"
 
