@@ -78,11 +78,9 @@ def _of_run(meta: ObjectMeta, status: ImprovementCycleStatus, found: Mapping[str
     version = found.get(run.version or "")
     if version is not None and version.spec.run != run.number:
         version = None
-    stages = [run.curate, *_stages(version)]
     common = _common(meta) | {"ratchet.run": run.number}
-    for stage in stages:
-        if stage is not None and stage.finished_at is not None:
-            yield _stage(trace, root, stage, run.started_at, common)
+    for stage in [run.curate, *_stages(version)]:
+        yield from _stage(trace, root, stage, run.started_at, common)
     if run.finished_at is not None:
         yield Span(
             trace, root, "", "run", run.started_at, run.finished_at, _error(run), common | _outcome(run),
@@ -97,8 +95,12 @@ def _stages(version: ModelVersion | None) -> list[StageStatus]:
     return [*version.status.stages, *([] if exported is None else [exported.work])]
 
 
-def _stage(trace: str, parent: str, stage: StageStatus, begun: datetime, common: Mapping[str, Value]) -> Span:
-    assert stage.finished_at is not None
+def _stage(
+    trace: str, parent: str, stage: StageStatus | None, begun: datetime, common: Mapping[str, Value]
+) -> Iterator[Span]:
+    """The stage's span, once it has ended."""
+    if stage is None or stage.finished_at is None:
+        return
     attributes: dict[str, Value] = {
         **common,
         "ratchet.stage": stage.stage,
@@ -110,7 +112,7 @@ def _stage(trace: str, parent: str, stage: StageStatus, begun: datetime, common:
         attributes["ratchet.reason"] = stage.reason
     error = f"{stage.reason}: {stage.message}" if stage.reason else None
     name, start = span_id(trace, stage.stage), stage.started_at or begun
-    return Span(trace, name, parent, stage.stage, start, stage.finished_at, error, attributes)
+    yield Span(trace, name, parent, stage.stage, start, stage.finished_at, error, attributes)
 
 
 def _of_rollout(meta: ObjectMeta, status: ImprovementCycleStatus, found: Mapping[str, ModelVersion]) -> Iterator[Span]:
@@ -129,8 +131,7 @@ def _of_rollout(meta: ObjectMeta, status: ImprovementCycleStatus, found: Mapping
     whole = _rollout(trace, "", status, rollout, _common(meta))
     if mine and not rollout.known_good:
         for stage in _stages(version):
-            if stage.finished_at is not None:
-                yield _stage(trace, whole.id, stage, rollout.started_at, _common(meta))
+            yield from _stage(trace, whole.id, stage, rollout.started_at, _common(meta))
     yield whole
 
 

@@ -53,13 +53,11 @@ def follow(order: Order) -> None:
     batches = enumerate(loop.batches(prepared.examples, hyper))
     steps = loop.steps_of(len(prepared.examples), hyper)
     while True:
-        number, work = wire.number()
-        work.wait()
-        step = int(number.item())
+        wire.number().wait()
+        step = wire.heard
         if step == END:
             return
-        _, work = wire.weights(leads=False)
-        work.wait()
+        wire.weights(leads=False).wait()
         wire.take_weights()
         batch = next(batch for at, batch in batches if at == step)
         # Stateless, so that a resumed training draws the same: the leader alone has a generator that goes on.
@@ -67,8 +65,7 @@ def follow(order: Order) -> None:
         mine = share(batch, order.rank, order.ranks)
         tokens = sum(example.targets for example in batch)
         loss = loop.backward(prepared.model, mine, hyper.micro_batch, forward, tokens)
-        _, work = wire.gradient(loss)
-        work.wait()
+        wire.gradient(loss).wait()
         for parameter in parameters:
             parameter.grad = None
 

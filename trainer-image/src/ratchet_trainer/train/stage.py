@@ -157,11 +157,11 @@ def prepare(stage: TrainInput, base: Path, rows_file: Path, rows_name: str, devi
 
     hyper, name = stage.hyperparameters, stage.base_model.uri
     use_threads()
-    on_gpu = device.type == "cuda"
     tokenizer = load_tokenizer(base, name)
     # The master copy is fp32 on a CPU, where bf16 is only ever an autocast; a GPU holds frozen weights in bf16.
-    wants_bf16 = on_gpu and hyper.precision != "fp32" and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = torch.bfloat16 if wants_bf16 else torch.float32
+    wants_bf16 = device.type == "cuda" and hyper.precision != "fp32"
+    has_bf16 = wants_bf16 and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = torch.bfloat16 if has_bf16 else torch.float32
     model = load_model(base, name, device, dtype, hyper.quantization)
     stops = stop_ids(tokenizer, model.generation_config)
     encoded = encode.encode_rows(tokenizer, read_rows(rows_file, rows_name), stops, hyper.cutoff, name)

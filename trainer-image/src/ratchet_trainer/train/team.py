@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -90,7 +90,7 @@ def join(rank: int, ranks: int, meeting: str, device: torch.device, look: Callab
 
 
 class Wire:
-    """The messages of a step, each as one tensor on the device."""
+    """The messages of a step, each as one tensor on the device. Who sends or hears one gets back work to wait for."""
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
         self._parameters = parameters
@@ -99,17 +99,22 @@ class Wire:
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         self._flat = torch.zeros(sum(self._sizes) + 1, dtype=torch.float32, device=device)
 
-    def number(self, step: int | None = None) -> tuple[torch.Tensor, Any]:
-        """The step's number, told (by the leader) or heard."""
+    def number(self, step: int | None = None) -> Any:
+        """The step's number, told (by the leader) or heard; `heard` has it once the work given back is done."""
         if step is not None:
             self._number.fill_(step)
-        return self._number, distributed.broadcast(self._number, src=0, async_op=True)
+        return distributed.broadcast(self._number, src=0, async_op=True)
 
-    def weights(self, leads: bool) -> tuple[torch.Tensor, Any]:
+    @property
+    def heard(self) -> int:
+        """The last number."""
+        return int(self._number.item())
+
+    def weights(self, leads: bool) -> Any:
         """The adapter, told or heard; `take_weights` puts what was heard in place."""
         if leads:
             self._gather([parameter.detach() for parameter in self._parameters])
-        return self._flat, distributed.broadcast(self._flat, src=0, async_op=True)
+        return distributed.broadcast(self._flat, src=0, async_op=True)
 
     def take_weights(self) -> None:
         """Into the parameters."""
@@ -117,11 +122,11 @@ class Wire:
             for parameter, piece in zip(self._parameters, self._flat[:-1].split(self._sizes), strict=True):
                 parameter.copy_(piece.view_as(parameter))
 
-    def gradient(self, loss: float) -> tuple[torch.Tensor, Any]:
+    def gradient(self, loss: float) -> Any:
         """This rank's gradient and loss, on their way to the leader, who gets the sums."""
         self._gather([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
         self._flat[-1] = loss
-        return self._flat, distributed.reduce(self._flat, dst=0, async_op=True)
+        return distributed.reduce(self._flat, dst=0, async_op=True)
 
     def take_gradient(self) -> float:
         """The sum into the parameters' gradients; returns the loss."""
@@ -146,7 +151,7 @@ class Team:
     def __enter__(self) -> Self:
         for order in self._orders:
             path = self._scratch / f"rank-{order.rank}.json"
-            path.write_text(json.dumps(order.__dict__))
+            path.write_text(json.dumps(asdict(order)))
             command = [sys.executable, "-m", "ratchet_trainer.train.follow", str(path)]
             self._followers.append(subprocess.Popen(command))
         try:
@@ -160,7 +165,7 @@ class Team:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None and self._wire is not None:
-            self._finished(*self._wire.number(END))
+            self._finish(self._wire.number(END))
             for follower in self._followers:
                 follower.wait(timeout=60)
         self._end()
@@ -180,16 +185,16 @@ class Team:
         """All ranks compute this step, with the leader's weights."""
         if self._wire is None:
             self._wire = Wire(parameters)
-        self._finished(*self._wire.number(step))
-        self._finished(*self._wire.weights(leads=True))
+        self._finish(self._wire.number(step))
+        self._finish(self._wire.weights(leads=True))
 
     def sum(self, loss: float) -> float:
         """The gradients of all ranks into the leader's parameters; their loss."""
         assert self._wire is not None
-        self._finished(*self._wire.gradient(loss))
+        self._finish(self._wire.gradient(loss))
         return self._wire.take_gradient()
 
-    def _finished(self, _: torch.Tensor, work: Any) -> None:
+    def _finish(self, work: Any) -> None:
         """Waits, with an eye on the followers: a group that lacks one would wait for ever."""
         while not work.is_completed():
             self._look()
