@@ -116,6 +116,7 @@ bench: $(STAMP) ## the benchmarks, both sides in one run
 	@"$(PY)" benchmarks/gateway/run.py
 	@"$(PY)" benchmarks/curation/run.py
 	@"$(PY)" benchmarks/generation/run.py
+	@"$(PY)" benchmarks/evaluation/run.py
 	@"$(PY)" benchmarks/rollback/run.py
 	@"$(PY)" benchmarks/training/run.py
 

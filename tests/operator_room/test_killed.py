@@ -4,6 +4,7 @@ On the real API server no process gets more than one write done; on the fake one
 dies once after each write there is, and now and then before or after any.
 """
 
+import json
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -136,3 +137,32 @@ async def test_killed_by_chance(story: Story, seed: int) -> None:
 async def test_never_more_than_one_write_on_the_real_one(world: World, story: Story) -> None:
     expected = await told(World(FakeApi(), "default"), story)
     assert await told(world, story, never_more_than_one_write) == expected
+
+
+def children(api: FakeApi) -> set[str]:
+    """Jobs and Deployments of ours that exist."""
+    kinds = ("/jobs", "/deployments")
+    return {
+        name
+        for (collection, name), found in api.objects.items()
+        if collection.endswith(kinds) and found["metadata"].get("ownerReferences")
+    }
+
+
+@pytest.mark.parametrize("story", STORIES)
+async def test_a_child_is_named_before_it_is_made(story: Story) -> None:
+    """Whoever takes over at any moment finds every child in the status of its owner."""
+    api = FakeApi()
+    known: set[str] = set()
+
+    def watch(world: World) -> None:
+        def look(number: int, method: str, path: str) -> None:
+            made = children(api) - known
+            known.update(made)
+            written = json.dumps([found["status"] for found in api.objects.values() if "status" in found])
+            assert all(f'"{name}"' in written for name in made), f"{made} by {method} {path}: no status names it"
+
+        world.transport.after = look
+
+    await told(World(api, "default"), story, watch)
+    assert known, "the story makes something"

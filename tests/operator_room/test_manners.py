@@ -485,3 +485,32 @@ async def test_other_weights_under_the_champion_s_name_are_not_served(fake_world
     said = {c.type: c for c in (await world.version("mine")).status.conditions}["Stalled"]
     assert (said.status, said.reason) == ("True", "InvalidSpec")
     assert "apply this one under a new name" in said.message
+
+
+async def test_a_rollout_waits_until_the_last_one_s_version_shows_its_outcome(fake_world: World) -> None:
+    """Else the cycle would forget, for the next rollout, what the version has not yet been told."""
+    world = fake_world
+    await serving(world)
+    for name, letter in (("bad", "b"), ("other", "c")):
+        await world.apply(version_manifest(world.namespace, name, letter))
+        await world.settle()
+        await world.finish("evaluate", evaluated(), version=name)
+        await world.settle()
+    world.prometheus.bad["bad"] = 200.0
+
+    async def under_way(name: str) -> bool:
+        rollout = (await world.cycle()).status.rollout
+        return rollout is not None and rollout.version == name and rollout.phase != "Done"
+
+    await world.until(lambda: under_way("bad"), tick=0.5)
+    for _ in range(60):  # nobody looks at the versions meanwhile
+        world.clock.advance(0.5)
+        await world.kubelet()
+        await cycles.reconcile(world.context, world.namespace, "assistant")
+    rollout = (await world.cycle()).status.rollout
+    assert rollout is not None
+    assert (rollout.version, rollout.phase) == ("bad", "Done")
+    assert (await world.version("bad")).status.outcome is None
+    await world.until(lambda: under_way("other"), tick=0.5)
+    assert (await world.version("bad")).status.outcome == "RolledBack"
+    await champion(world, "other")
