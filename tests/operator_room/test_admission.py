@@ -36,10 +36,23 @@ EVALUATION = {
             "sliceMargin": "0.1",
             "temperature": "0",
             "cases": {"configMap": {"name": "suites", "key": "t.jsonl"}},
-        }
+        },
+        {
+            "name": "j",
+            "role": "guardrail",
+            "scorer": "judge",
+            "cases": {"storage": {"uri": "s3://ratchet/suites/j.jsonl", "digest": digest("e")}},
+        },
     ],
     "minImprovement": "0.01",
     "confidence": "0.95",
+    "judge": {
+        "url": "https://judge.example.com/v1",
+        "model": "judge-70b",
+        "credentialsSecret": {"name": "judge"},
+        "timeout": "60s",
+        "maxInvalid": "0.05",
+    },
 }
 METRIC = {"name": "m", "kind": "threshold", "query": "x", "max": "1", "min": "0", "margin": "0.1", "limit": "2"}
 
@@ -272,6 +285,12 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      "leave samples out"),
     ("a sealed target only", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"sealed": True}],
      "no suite has role: target without being sealed"),
+    ("a judge for nothing", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE], "say who judges when"),
+    ("a judge for nothing", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE], "say who judges when"),
+    ("cases nowhere", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"cases": {}}],
+     "write either configMap or storage"),
+    ("cases nowhere", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE | {"cases": {}}],
+     "write either configMap or storage"),
     ("two suites", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE, SUITE], "two suites have one name"),
     ("two suites", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE, SUITE], "two suites have one name"),
     ("a coin's confidence", "ImprovementCycle", ("spec", "evaluation", "confidence"), "0.4", "below \\\"1\\\""),

@@ -79,16 +79,16 @@ def test_a_keyword_is_found_wherever_it_stands(keyword: str, before: str, after:
 def test_suites_that_are_wrong_name_line_and_fix(tmp_path: Path, line: str, words: str) -> None:
     (tmp_path / "house.jsonl").write_text('{"id": "a", "prompt": "?", "all": ["x"]}\n' + line + "\n")
     with pytest.raises(UserError, match=r"suite house, line 2") as raised:
-        read_suite(Suite.model_validate(suite()), tmp_path)
+        read_suite(Suite.model_validate(suite()), tmp_path, None)
     assert words in str(raised.value)
 
 
 def test_suites_that_are_not_there_or_empty(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name its ConfigMap and key"):
-        read_suite(Suite.model_validate(suite()), tmp_path)
+        read_suite(Suite.model_validate(suite()), tmp_path, None)
     (tmp_path / "house.jsonl").write_text("\n")
     with pytest.raises(UserError, match="has no cases"):
-        read_suite(Suite.model_validate(suite()), tmp_path)
+        read_suite(Suite.model_validate(suite()), tmp_path, None)
 
 
 # -- the stage

@@ -97,7 +97,7 @@ def test_a_case_that_does_not_fit_its_scorer_is_refused(tmp_path: Path, scorer: 
     cases = {"configMap": {"name": "x", "key": "y"}}
     suite = Suite.model_validate({"name": "house", "role": "target", "scorer": scorer, "cases": cases})
     with pytest.raises(UserError, match=r"suite house, line 2") as raised:
-        read_suite(suite, tmp_path)
+        read_suite(suite, tmp_path, None)
     assert words in str(raised.value)
     assert f"scorer {scorer}" in str(raised.value)
 

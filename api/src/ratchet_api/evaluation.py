@@ -6,11 +6,21 @@ Room: api. Pure; touches nothing.
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from ratchet_api.base import Fraction, Model, Name, rule, rules
+from ratchet_api.base import ArtifactURI, Digest, Fraction, Model, Name, rule, rules
 from ratchet_api.data import ConfigMapKey
+from ratchet_api.judge import Judge
 from ratchet_api.training import StageJob
+
+
+class StoredCases(Model):
+    """A file of cases in object storage, read with the cycle's credentials."""
+
+    uri: ArtifactURI
+    """s3://bucket/path/to/cases.jsonl, in the cycle's storage."""
+    digest: Digest
+    """SHA-256 of the file; with any other content it is refused."""
 
 
 class Cases(Model):
@@ -19,12 +29,29 @@ class Cases(Model):
     Optional in every case: "category" (the slice that it belongs to) and "cluster" (cases of one session or template).
     """
 
-    config_map: ConfigMapKey
+    config_map: ConfigMapKey | None = None
     """A key of a ConfigMap in the cycle's namespace."""
+    storage: StoredCases | None = None
+    """A file in object storage, for more cases than a ConfigMap holds (1 MiB)."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.configMap) != has(self.storage)",
+                "cases: write either configMap or storage, to say where the cases are",
+            ),
+        )
+    )
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> "Cases":
+        if (self.config_map is None) == (self.storage is None):
+            raise ValueError("cases: write either configMap or storage, to say where the cases are")
+        return self
 
 
-Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema"]
-"""How an answer is judged: it passes or fails."""
+Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema", "judge"]
+"""How an answer is judged: it passes or fails; by a judge also in between."""
 
 
 class Suite(Model):
@@ -39,7 +66,8 @@ class Suite(Model):
     scorer: Scorer = "keywords"
     """What a case says and its answer must be. keywords: contain "all", "any" and "none" of some words; exact: equal
     one of "expected"; regex: match "pattern" (RE2); numeric: its last number within "tolerance" of "number";
-    jsonSchema: be JSON that fits "schema" (draft 2020-12)."""
+    jsonSchema: be JSON that fits "schema" (draft 2020-12); judge: be better than "reference", or without one than the
+    other side's answer, as `evaluation.judge` sees it."""
     margin: Fraction = Decimal("0.05")
     """guardrail only: the largest loss of score that is acceptable."""
     slice_margin: Fraction = Decimal("0.1")
@@ -76,6 +104,8 @@ class EvaluationPolicy(Model):
     """Smallest gain of the target score, champion to candidate, that is worth a rollout."""
     confidence: Fraction = Decimal("0.95")
     """One-sided confidence of every bound."""
+    judge: Judge | None = None
+    """Who compares the answers of suites with `scorer: judge`."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -89,6 +119,10 @@ class EvaluationPolicy(Model):
                 "evaluation.suites: two suites have one name; give each its own",
             ),
             rule(
+                "self.suites.exists(s, has(s.scorer) && s.scorer == 'judge') == has(self.judge)",
+                "evaluation.judge: say who judges when a suite has scorer: judge, and only then",
+            ),
+            rule(
                 "double(self.confidence) >= 0.5 && double(self.confidence) < 1.0",
                 'evaluation.confidence: write a value from "0.5" to below "1", such as "0.95"',
             ),
@@ -98,7 +132,10 @@ class EvaluationPolicy(Model):
     def part(self, sealed: bool) -> "EvaluationPolicy | None":
         """The same policy for the sealed suites only, or for the others; None when there are none."""
         suites = [suite for suite in self.suites if suite.sealed is sealed]
-        return self.model_copy(update={"suites": suites}) if suites else None
+        if not suites:
+            return None
+        judged = any(suite.scorer == "judge" for suite in suites)
+        return self.model_copy(update={"suites": suites, "judge": self.judge if judged else None})
 
 
 class Evaluation(StageJob, EvaluationPolicy):
@@ -110,4 +147,6 @@ class Evaluation(StageJob, EvaluationPolicy):
 
     def policy(self) -> EvaluationPolicy:
         """The part that becomes a version's immutable recipe."""
-        return EvaluationPolicy(suites=self.suites, min_improvement=self.min_improvement, confidence=self.confidence)
+        return EvaluationPolicy(
+            suites=self.suites, min_improvement=self.min_improvement, confidence=self.confidence, judge=self.judge
+        )

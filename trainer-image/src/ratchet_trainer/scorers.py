@@ -1,7 +1,8 @@
 """What an answer has to be: one kind of case for each scorer.
 
-Room: trainer. Pure. A score is a pass or a fail and follows from case and answer alone; no answer and no pattern,
-however hostile, can make it hang: patterns are RE2's (linear time), a schema's references are counted.
+Room: trainer. Pure. A score is a pass or a fail and follows from case and answer alone (but for the judge's, which
+`evaluate/judge.py` asks for); no answer and no pattern, however hostile, can make it hang: patterns are RE2's (linear
+time), a schema's references are counted.
 """
 
 import json
@@ -232,12 +233,34 @@ class SchemaCase(Case):
             return False
 
 
+class JudgeCase(Case):
+    """The judge prefers the answer: to a reference, or without one to the other side's answer."""
+
+    example = '{"id": "tone-1", "prompt": "Tell a customer that the parcel is late", "reference": "I am sorry: ..."}'
+
+    reference: str | None = None
+    """A good answer; absent: champion and candidate are held against each other."""
+
+    @field_validator("reference")
+    @classmethod
+    def _says_something(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("it is empty: write a good answer, or leave reference out")
+        return value
+
+    @property
+    def wanted(self) -> str:
+        """What the judge holds the answers against."""
+        return "better than the other side's answer" if self.reference is None else f"better than: {self.reference}"
+
+
 CASES: dict[Scorer, type[Case]] = {
     "keywords": KeywordCase,
     "exact": ExactCase,
     "regex": RegexCase,
     "numeric": NumericCase,
     "jsonSchema": SchemaCase,
+    "judge": JudgeCase,
 }
 """Scorer, as a suite names it, and its kind of case."""
 

@@ -1,28 +1,31 @@
 """Held-out suites: reading and checking their cases.
 
-Room: trainer. Touches the suites' folder, nothing else. Used by evaluate (to ask them) and curate (to keep them out).
+Room: trainer. Touches the suites' folder and storage. Used by evaluate (to ask them) and curate (to keep them out).
 """
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from ratchet_api.evaluation import Suite
+from ratchet_api.evaluation import StoredCases, Suite
+from ratchet_api.reasons import Reason
 from ratchet_trainer.dataset import first_error, numbered_lines
-from ratchet_trainer.errors import UserError
+from ratchet_trainer.errors import DigestMismatch, Missing, UserError
 from ratchet_trainer.scorers import CASES, Case
+from ratchet_trainer.storage import Location, Store
 
 
-def read_suite(suite: Suite, folder: Path | None) -> list[Case]:
-    """The cases of a suite, in their order. Raises UserError naming suite, line and what to write."""
-    if folder is None:
-        raise UserError(f"suite {suite.name} needs its cases: say where they are by --suites DIR")
-    path = folder / f"{suite.name}.jsonl"
-    if not path.is_file():
-        raise UserError(f"suite {suite.name}: {path.name} is not among the mounted suites; name its ConfigMap and key")
+def read_suite(suite: Suite, folder: Path | None, store: Store | None) -> list[Case]:
+    """The cases of a suite, in their order, from the mounted `folder` or from storage.
+
+    Raises UserError naming suite, line and what to write; Missing or DigestMismatch for a file in storage that is not
+    there or is another one.
+    """
     kind = CASES[suite.scorer]
     cases: dict[str, Case] = {}
-    for number, line in numbered_lines(path):
+    for number, line in _lines(suite, folder, store):
         try:
             case = kind.model_validate_json(line)
         except ValidationError as error:
@@ -36,3 +39,31 @@ def read_suite(suite: Suite, folder: Path | None) -> list[Case]:
     if not cases:
         raise UserError(f"suite {suite.name} has no cases: write one JSON object a line, such as {kind.example}")
     return list(cases.values())
+
+
+def _lines(suite: Suite, folder: Path | None, store: Store | None) -> Iterator[tuple[int, bytes]]:
+    if suite.cases.storage is not None:
+        if store is None:
+            raise UserError(f"suite {suite.name} has its cases in storage, which is not at hand here")
+        data = _stored(suite.name, suite.cases.storage, store)
+        return ((number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip())
+    if folder is None:
+        raise UserError(f"suite {suite.name} needs its cases: say where they are by --suites DIR")
+    path = folder / f"{suite.name}.jsonl"
+    if not path.is_file():
+        raise UserError(f"suite {suite.name}: {path.name} is not among the mounted suites; name its ConfigMap and key")
+    return numbered_lines(path)
+
+
+def _stored(name: str, cases: StoredCases, store: Store) -> bytes:
+    data = store.get(Location.parse(cases.uri))
+    field = f"evaluation.suites[{name}].cases.storage"
+    if data is None:
+        raise Missing(Reason.MISSING_SUITE, f"{field}.uri: there is no file at {cases.uri}: put it there")
+    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if found != cases.digest:
+        raise DigestMismatch(
+            f"{field}.digest: {cases.uri} has the digest {found}, not {cases.digest}: put the right file there, or "
+            "write the digest of this one"
+        )
+    return data

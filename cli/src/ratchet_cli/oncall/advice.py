@@ -6,6 +6,7 @@ Room: cli. Pure. A test walks all reasons: a new one needs an entry in `_NEXT`.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ratchet_api.judge import KEY_ENV
 from ratchet_api.names import CYCLE_LABEL, VERSION_LABEL
 from ratchet_api.reasons import Reason
 from ratchet_cli.oncall.view import Where
@@ -27,6 +28,8 @@ class Situation:
     """storage.credentialsSecret."""
     git_secret: str = ""
     """promotion.git.credentialsSecret."""
+    judge_secret: str = ""
+    """evaluation.judge.credentialsSecret."""
     workload: str = ""
     """serving.workload: the Deployment that is served in place."""
     suites: str = ""
@@ -138,6 +141,12 @@ def _secret(s: Situation) -> str:
     return s.where.kubectl(f"create secret generic {s.secret} {keys}") if s.secret else _doctor(s)
 
 
+def _judge_secret(s: Situation) -> str:
+    if not s.judge_secret:
+        return _edit(s)
+    return s.where.kubectl(f"create secret generic {s.judge_secret} --from-literal={KEY_ENV}=...")
+
+
 def _explain(s: Situation) -> str:
     return s.where.ratchet(f"explain {s.cycle}")
 
@@ -193,10 +202,12 @@ _NEXT: dict[str, Command] = {
     Reason.PENDING: _watch,
     Reason.UNSCHEDULABLE: _pods,
     Reason.MISSING_SECRET: _secret,
+    Reason.MISSING_JUDGE_SECRET: _judge_secret,
     Reason.MISSING_CONFIG_MAP: _doctor,
     Reason.MISSING_BUCKET: _bucket,
     Reason.MISSING_BASE_MODEL: _base,
     Reason.MISSING_DATASET: _folder,
+    Reason.MISSING_SUITE: _edit,
     Reason.MISSING_ADAPTER: _folder,
     Reason.MISSING_CYCLE: _list,
     Reason.INVALID_SPEC: _edit,

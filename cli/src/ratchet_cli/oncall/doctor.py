@@ -227,8 +227,9 @@ def _secret(seen: Seen, cycle: ImprovementCycle) -> Finding:
 def named_config_maps(cycle: ImprovementCycle) -> list[tuple[str, ConfigMapKey]]:
     """(field, reference) of everything that the spec wants from ConfigMaps."""
     suites = [(f"evaluation.suites[{s.name}].cases", s.cases.config_map) for s in cycle.spec.evaluation.suites]
+    mounted = [(field, key) for field, key in suites if key is not None]
     anchors = cycle.spec.curation.anchors
-    return suites + ([("curation.anchors", anchors.config_map)] if anchors is not None else [])
+    return mounted + ([("curation.anchors", anchors.config_map)] if anchors is not None else [])
 
 
 def _config_maps(seen: Seen, cycle: ImprovementCycle) -> list[Finding]:

@@ -100,7 +100,9 @@ def situation(view: View, version: ModelVersion | None = None, stage: StageStatu
     if version is not None:
         reference = version.spec.adapter or version.spec.dataset or version.adapter
         folder = reference.uri if reference is not None else ""
-    target = next((suite for suite in spec.evaluation.suites if suite.role == "target"), None)
+    mounted = (suite.cases.config_map for suite in spec.evaluation.suites if suite.role == "target")
+    target = next((key for key in mounted if key is not None), None)
+    judge = spec.evaluation.judge
     return Situation(
         where=view.where,
         cycle=view.name,
@@ -110,7 +112,10 @@ def situation(view: View, version: ModelVersion | None = None, stage: StageStatu
         secret=spec.storage.credentials_secret.name if spec.storage.credentials_secret is not None else "",
         git_secret=spec.promotion.git.credentials_secret.name if spec.promotion.git is not None else "",
         workload=spec.serving.workload.name if spec.serving.workload is not None else "",
-        suites=target.cases.config_map.name if target is not None else "",
+        judge_secret=judge.credentials_secret.name
+        if judge is not None and judge.credentials_secret is not None
+        else "",
+        suites=target.name if target is not None else "",
         endpoint=spec.storage.endpoint or "",
         storage=spec.storage.uri,
         base=spec.base_model.uri,

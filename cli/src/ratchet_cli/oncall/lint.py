@@ -212,8 +212,9 @@ def _named(body: Mapping[str, Any]) -> Iterable[tuple[Path, Any]]:
     evaluation = spec.get("evaluation") if isinstance(spec, Mapping) else None
     suites = evaluation.get("suites") if isinstance(evaluation, Mapping) else None
     for index, suite in enumerate(suites if isinstance(suites, list) else []):
-        if isinstance(suite, Mapping) and isinstance(suite.get("cases"), Mapping):
-            yield ("spec", "evaluation", "suites", index, "cases", "configMap"), suite["cases"].get("configMap")
+        cases = suite.get("cases") if isinstance(suite, Mapping) else None
+        if isinstance(cases, Mapping) and "configMap" in cases:
+            yield ("spec", "evaluation", "suites", index, "cases", "configMap"), cases["configMap"]
     curation = spec.get("curation") if isinstance(spec, Mapping) else None
     anchors = curation.get("anchors") if isinstance(curation, Mapping) else None
     if isinstance(anchors, Mapping):

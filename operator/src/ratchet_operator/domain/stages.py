@@ -25,6 +25,7 @@ MISSING = frozenset(
         Reason.MISSING_BUCKET,
         Reason.MISSING_BASE_MODEL,
         Reason.MISSING_DATASET,
+        Reason.MISSING_SUITE,
         Reason.MISSING_ADAPTER,
     }
 )

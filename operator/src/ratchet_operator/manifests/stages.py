@@ -16,6 +16,7 @@ from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.data import Anchors, BaseModelRef
 from ratchet_api.evaluation import Suite
 from ratchet_api.export import Export
+from ratchet_api.judge import KEY_ENV
 from ratchet_api.names import (
     ANCHORS_FILE,
     METRICS_PORT,
@@ -155,7 +156,7 @@ def _pod(request: StageRequest) -> JSON:
     main["volumeMounts"].append(pods.mount("stage", pods.STAGE_DIR))
     main["ports"] = [{"name": "metrics", "containerPort": METRICS_PORT}]
     main["resources"] = pods.resources(request.job.resources)
-    if request.suites:
+    if any(suite.cases.config_map is not None for suite in request.suites):
         spec["volumes"].append(_suites_volume(request.suites))
         main["volumeMounts"].append(pods.mount("suites", SUITES_DIR))
         main["args"] += ["--suites", SUITES_DIR]
@@ -163,12 +164,22 @@ def _pod(request: StageRequest) -> JSON:
         spec["volumes"].append(_anchors_volume(request.anchors))
         main["volumeMounts"].append(pods.mount("anchors", ANCHORS_DIR))
         main["args"] += ["--anchors", ANCHORS_FILE]
+    if isinstance(request.input, EvaluateInput):
+        _add_judge(main, request.input)
     if isinstance(request.job, Export):
         _add_uploads(spec, main, request.job)
     if request.base_model is not None:
         pods.add_claim(spec, main, request.base_model)
     spec["containers"] = [main]
     return spec
+
+
+def _add_judge(main: JSON, work: EvaluateInput) -> None:
+    """The judge's key into the environment."""
+    judge = work.policy.judge
+    if judge is not None and judge.credentials_secret is not None:
+        reference = {"name": judge.credentials_secret.name, "key": KEY_ENV}
+        main["env"].append({"name": KEY_ENV, "valueFrom": {"secretKeyRef": reference}})
 
 
 def _add_uploads(spec: JSON, main: JSON, export: Export) -> None:
@@ -194,14 +205,11 @@ def _args() -> list[str]:
 
 
 def _suites_volume(suites: Sequence[Suite]) -> JSON:
+    keys = [(suite.name, suite.cases.config_map) for suite in suites]
     sources = [
-        {
-            "configMap": {
-                "name": suite.cases.config_map.name,
-                "items": [{"key": suite.cases.config_map.key, "path": f"{suite.name}.jsonl"}],
-            }
-        }
-        for suite in suites
+        {"configMap": {"name": key.name, "items": [{"key": key.key, "path": f"{suite}.jsonl"}]}}
+        for suite, key in keys
+        if key is not None
     ]
     return {"name": "suites", "projected": {"sources": sources}}
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.data import Anchors, ConfigMapKey
 from ratchet_api.evaluation import Suite
+from ratchet_api.judge import KEY_ENV, Judge, under_test
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import StageReport
 from ratchet_api.version import StageStatus
@@ -169,7 +170,11 @@ async def missing(
             f"storage.credentialsSecret: there is no Secret {secret.name} in namespace {namespace}; create it with the "
             "keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
-    wanted = [(f"evaluation.suites[{suite.name}].cases", suite.cases.config_map) for suite in suites]
+    wanted = [
+        (f"evaluation.suites[{suite.name}].cases", suite.cases.config_map)
+        for suite in suites
+        if suite.cases.config_map is not None
+    ]
     if anchors is not None:
         wanted.append(("curation.anchors", anchors.config_map))
     maps: dict[str, ConfigMap | None] = {}
@@ -185,6 +190,22 @@ async def missing(
         if wrong is not None:
             where = f"{field}: ConfigMap {reference.name}, key {reference.key}"
             return Remark(Reason.INVALID_SPEC, f"{where}: {wrong}")
+    return None
+
+
+async def judge_trouble(kube: Kube, cycle: ImprovementCycle, judge: Judge | None) -> Remark | None:
+    """Why this judge cannot be asked, with the fix: it is under test itself, or has no Secret. None: it can."""
+    if judge is None:
+        return None
+    name, namespace = cycle.metadata.name, cycle.metadata.namespace
+    itself = under_test(judge, name, cycle.spec.base_model.uri)
+    if itself is not None:
+        text = f"evaluation.judge.model: {judge.model} is the {itself}, which is under test; name another model"
+        return Remark(Reason.INVALID_SPEC, text)
+    secret = judge.credentials_secret
+    if secret is not None and await kube.get(Secret, namespace, secret.name) is None:
+        text = f"evaluation.judge.credentialsSecret: there is no Secret {secret.name} in namespace {namespace}"
+        return Remark(Reason.MISSING_JUDGE_SECRET, f"{text}; create it with the key {KEY_ENV}")
     return None
 
 

@@ -215,7 +215,9 @@ class VersionPass:
                 return
         request = await self._request(cycle, name, entry.attempts if entry is not None else Attempts())
         # Also before a training: a version that nothing could judge is not worth one.
-        missing = await jobs.missing(self.ctx.kube, cycle, self._policy(cycle).suites)
+        policy = self._policy(cycle)
+        missing = await jobs.missing(self.ctx.kube, cycle, policy.suites)
+        missing = missing or await jobs.judge_trouble(self.ctx.kube, cycle, policy.judge)
         if missing is not None:
             raise Stop(stalled=missing)
         self._store(stages.planned(entry, name, request.name))

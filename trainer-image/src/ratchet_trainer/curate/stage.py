@@ -60,7 +60,7 @@ def run(
 
     Raises StageError's children.
     """
-    cases = [case.question for suite in stage.suites for case in read_suite(suite, suites)]
+    cases = [case.question for suite in stage.suites for case in read_suite(suite, suites, store)]
     held_out = HeldOut(cases, stage.curation.decontamination)
     anchor_rows = read_anchors(stage.curation.anchors is not None, anchors)
     root = Location.parse(stage.identity.storage_uri)
@@ -108,7 +108,8 @@ def _key(
     """Hash of all that determines the dataset, but the sessions themselves: those of a window that has ended."""
     recipe = stage.model_dump_json(exclude={"identity": {"attempt"}})
     digest = hashlib.sha256(recipe.encode())
-    files = [] if suites is None else [suites / f"{suite.name}.jsonl" for suite in stage.suites]
+    mounted = [suite.name for suite in stage.suites if suite.cases.storage is None]  # others' digests are in the recipe
+    files = [] if suites is None else [suites / f"{name}.jsonl" for name in mounted]
     for path in [*files, *([] if anchors is None else [anchors])]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     if withdrawn or imported:

@@ -82,6 +82,17 @@ class ShownCase:
     candidate: Sequence[str]
     champion_score: float
     candidate_score: float
+    judged: bool
+
+    @property
+    def champion_word(self) -> str:
+        """What became of the champion's answers."""
+        return _said(self.champion_score, self.judged)
+
+    @property
+    def candidate_word(self) -> str:
+        """What became of the candidate's answers."""
+        return _said(self.candidate_score, self.judged)
 
     @property
     def change(self) -> str:
@@ -109,7 +120,6 @@ def render(stage: EvaluateInput, asked: Sequence[Asked]) -> str:
         "points": _points,
         "percent": lambda value: f"{100 * value:.1f}",
         "p": _p,
-        "passing": _passing,
     }
     template = files("ratchet_trainer.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
     gain = float(stage.policy.min_improvement)
@@ -142,7 +152,7 @@ def _case(one: Asked, index: int) -> ShownCase:
     return ShownCase(
         _clean(case.id), case.category or "", turns, _clean(case.wanted),
         [_clean(answer) for answer in one.champion[index]], [_clean(answer) for answer in one.candidate[index]],
-        one.scores["champion"][index], one.scores["candidate"][index],
+        one.scores["champion"][index], one.scores["candidate"][index], one.judged is not None,
     )  # fmt: skip
 
 
@@ -194,7 +204,9 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _passing(score: float) -> str:
+def _said(score: float, judged: bool) -> str:
+    if judged:
+        return f"is worth {100 * score:.0f} of 100 to the judge"
     return {0.0: "fails", 1.0: "passes"}.get(score, f"passes {100 * score:.0f} % of its answers")
 
 

@@ -17,6 +17,7 @@ from ratchet_api.evaluation import Suite
 from ratchet_api.power import cases_needed, discordant_share
 from ratchet_api.stage import EvaluateInput
 from ratchet_api.version import SliceResult, SuiteResult
+from ratchet_trainer.evaluate.judge import Judged
 from ratchet_trainer.evaluate.statistics import Paired, compare, power
 from ratchet_trainer.scorers import Case
 
@@ -49,10 +50,14 @@ class Asked:
     """For each case its answers, as many as the suite's samples."""
     candidate: Sequence[Sequence[str]]
     confidence: float
+    judged: Judged | None = None
+    """What the judge made of the answers, if the suite's scorer is the judge."""
 
     @cached_property
     def scores(self) -> Mapping[str, Sequence[float]]:
-        """For each side, case by case, the share of its answers that pass."""
+        """For each side, case by case, the share of its answers that pass, or what the judge says they are worth."""
+        if self.judged is not None:
+            return {"champion": self.judged.champion, "candidate": self.judged.candidate}
         return {"champion": self._scored(self.champion), "candidate": self._scored(self.candidate)}
 
     def _scored(self, answers: Sequence[Sequence[str]]) -> list[float]:
@@ -142,6 +147,7 @@ def _details(one: Asked, asked_gain: float) -> dict[str, Any]:
     found, strength = one.compared, Strength.of(one, asked_gain)
     return {
         "scorer": one.suite.scorer,
+        **_verdicts(one.judged),
         "clusters": found.clusters,
         "designEffect": round(found.design_effect, 3),
         "power": None if strength is None else round(strength.power, 4),
@@ -157,6 +163,13 @@ def _details(one: Asked, asked_gain: float) -> dict[str, Any]:
             for entry in one.slices
         ],
     }  # fmt: skip
+
+
+def _verdicts(judged: Judged | None) -> dict[str, Any]:
+    if judged is None:
+        return {}
+    numbers = {"verdicts": judged.verdicts, "ties": judged.ties, "invalid": judged.invalid, "torn": judged.torn}
+    return {"judge": numbers}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from ratchet_api.artifacts import Manifest
 from ratchet_api.data import AdapterRef
 from ratchet_api.evaluation import Suite
+from ratchet_api.judge import under_test
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import EvaluateInput, StageReport, attempt_uri
 from ratchet_api.version import Artifact, Provenance
@@ -21,12 +22,13 @@ from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
 from ratchet_trainer.dataset import write_json
 from ratchet_trainer.errors import UserError
 from ratchet_trainer.evaluate import page
+from ratchet_trainer.evaluate.judge import Bench, Judged, calls_at_most, check_budget
 from ratchet_trainer.evaluate.memory import Asking, Memory
 from ratchet_trainer.evaluate.results import Asked, case_lines, read_results, report_document
 from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import LocalModel, fetch_adapter, resolve_base
-from ratchet_trainer.scorers import Case
+from ratchet_trainer.scorers import Case, JudgeCase
 from ratchet_trainer.storage import Location, Store
 from ratchet_trainer.suites import read_suite
 
@@ -44,7 +46,8 @@ def run(
 
     Raises StageError's children.
     """
-    cases = {suite.name: read_suite(suite, suites) for suite in stage.policy.suites}
+    cases = {suite.name: read_suite(suite, suites, store) for suite in stage.policy.suites}
+    bench = _bench(stage, store, cases)
     recipe = _recipe(stage, cases)
     uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "report")
     uri, finished = store.place(uri, "report", recipe)
@@ -58,7 +61,7 @@ def run(
         if adapter is not None:
             fetch_adapter(adapter, store, scratch / name)
             folders[name] = scratch / name
-    asked = _ask(stage, base, folders, cases, progress, Memory(store, stage.identity.storage_uri))
+    asked = _ask(stage, base, folders, cases, progress, Memory(store, stage.identity.storage_uri), bench)
     folder = scratch / "report"
     _write(folder, stage, asked)
     inputs = {"recipe": recipe, "base": base.digest}
@@ -92,6 +95,7 @@ def _ask(
     cases: dict[str, list[Case]],
     progress: Progress,
     memory: Memory,
+    bench: Bench | None,
 ) -> list[Asked]:
     from ratchet_trainer.frozen import freeze_linears
     from ratchet_trainer.generation.batch import answer_all
@@ -142,13 +146,49 @@ def _ask(
                 memory.keep(asking, answers[side])
         candidate = answers["candidate"]
         champion = answers.get("champion", candidate)
-        asked.append(Asked(suite, cases[suite.name], champion, candidate, float(stage.policy.confidence)))
+        judged = _judged(bench, suite, cases[suite.name], champion, candidate)
+        asked.append(Asked(suite, cases[suite.name], champion, candidate, float(stage.policy.confidence), judged))
         result = asked[-1].compared
         log.info(
             "suite %s: champion %.1f, candidate %.1f of 100 (%d better, %d worse of %d, p %.2g)", suite.name,
             100 * result.champion, 100 * result.candidate, result.better, result.worse, result.cases, result.p_value,
         )  # fmt: skip
     return asked
+
+
+def _bench(stage: EvaluateInput, store: Store, cases: dict[str, list[Case]]) -> Bench | None:
+    """The judge, if a suite asks for one. Raises UserError for one that is under test, or that could cost too much."""
+    judge, who = stage.policy.judge, stage.identity
+    suites = {suite.name: suite for suite in stage.policy.suites if suite.scorer == "judge"}
+    if not suites:
+        return None
+    if judge is None:
+        raise UserError(f"evaluation.judge: suite {min(suites)} has scorer: judge, so say who judges")
+    itself = under_test(judge, who.cycle, stage.base_model.uri)
+    if itself is not None:
+        raise UserError(
+            f"evaluation.judge.model: {judge.model} is the {itself}, which is under test; name another model"
+        )
+    check_budget(judge, {name: calls_at_most(suite, _judge_cases(cases[name])) for name, suite in suites.items()})
+    return Bench(judge, store, who.storage_uri, [who.cycle, who.version, stage.champion_version])
+
+
+def _judge_cases(cases: Sequence[Case]) -> list[JudgeCase]:
+    return [case for case in cases if isinstance(case, JudgeCase)]
+
+
+def _judged(
+    bench: Bench | None, suite: Suite, cases: Sequence[Case], champion: Sequence[Sequence[str]],
+    candidate: Sequence[Sequence[str]],
+) -> Judged | None:  # fmt: skip
+    if bench is None or suite.scorer != "judge":
+        return None
+    found = bench.score(suite, _judge_cases(cases), champion, candidate)
+    log.info(
+        "suite %s: %d verdicts (%d ties, %d invalid); asked of the judge so far: %d, %d tokens", suite.name,
+        found.verdicts, found.ties, found.invalid, bench.calls, bench.tokens,
+    )  # fmt: skip
+    return found
 
 
 def _prompts(tokenizer: Tokenizer, suite: Suite, cases: Sequence[Case]) -> list[list[int]]:
