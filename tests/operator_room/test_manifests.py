@@ -53,7 +53,14 @@ def rich() -> ImprovementCycle:
     suites = [
         {"name": "house", "role": "target", "cases": {"configMap": {"name": "suites", "key": "house.jsonl"}}},
         {"name": "general", "role": "guardrail", "cases": {"configMap": {"name": "suites", "key": "general.jsonl"}}},
+        {
+            "name": "tone",
+            "role": "guardrail",
+            "scorer": "judge",
+            "cases": {"storage": {"uri": "s3://ratchet/suites/tone.jsonl", "digest": "sha256:" + "e" * 64}},
+        },
     ]
+    judge = {"url": "https://judge.example.com/v1", "model": "judge-70b", "credentialsSecret": {"name": "judge"}}
     job = {"resources": GPU, "pod": OVERRIDES, "deadline": "2h", "ttl": "10m"}
     return cycle(
         baseModel={"uri": "pvc://models/smollm2"},
@@ -61,7 +68,7 @@ def rich() -> ImprovementCycle:
         curation={"anchors": {"configMap": {"name": "anchors", "key": "anchors.jsonl"}}},
         curateJob=job,
         training=job,
-        evaluation={"suites": suites} | job,
+        evaluation={"suites": suites, "judge": judge} | job,
         serving={
             "runtime": "vllm",
             "replicas": 2,

@@ -75,6 +75,7 @@ FAILURES: list[tuple[str, JobSeen | None, str]] = [
     ("out of memory", job_failed(exit_code=137, oom_killed=True), "out_of_memory"),
     ("preempted", job_failed(exit_code=143, disruption=True), "preempted"),
     ("no bucket", job_failed(exit_code=64, report=bad("MissingBucket")), "missing"),
+    ("no suite", job_failed(exit_code=64, report=bad("MissingSuite")), "missing"),
     ("no dataset", job_failed(exit_code=64, report=bad("MissingDataset")), "missing"),
 ]  # fmt: skip
 

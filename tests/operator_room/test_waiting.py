@@ -328,3 +328,33 @@ async def test_a_champion_that_a_person_deleted_serves_on(fake_world: World) -> 
     await world.apply(version_manifest(world.namespace, "mine"))
     await world.settle()
     assert list(await world.deployments()) == ["mine-arm"], "the same weights may serve again"
+
+
+async def test_a_judge_that_cannot_be_asked(fake_world: World) -> None:
+    """Said before a training: a version that nothing could judge is not worth one."""
+    world = fake_world
+    await world.storage()
+    await world.suites("house.jsonl")
+    suite = {
+        "name": "tone", "role": "target", "scorer": "judge",
+        "cases": {"storage": {"uri": "s3://ratchet/suites/tone.jsonl", "digest": "sha256:" + "e" * 64}},
+    }  # fmt: skip
+    judge = {"url": "https://judge.example.com/v1", "model": "assistant-0", "credentialsSecret": {"name": "judge"}}
+    await world.apply(cycle_manifest(world.namespace, evaluation={"suites": [suite], "judge": judge}))
+    await world.settle()
+    await world.apply(version_manifest(world.namespace, "mine"))
+    await world.settle()
+    state, reason, message = await stalled(world, "mine")
+    assert (state, reason) == ("True", "InvalidSpec")
+    assert "evaluation.judge.model: assistant-0 is the version assistant-0, which is under test" in message
+    other = judge | {"model": "judge-70b"}
+    await world.apply(cycle_manifest(world.namespace, evaluation={"suites": [suite], "judge": other}))
+    await world.settle()
+    state, reason, message = await stalled(world, "mine")
+    assert (state, reason) == ("True", "MissingJudgeSecret")
+    assert "create it with the key OPENAI_API_KEY" in message
+    assert await world.jobs() == {}
+    meta = {"namespace": world.namespace, "name": "judge"}
+    await world.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta})
+    await world.settle()
+    assert sorted(await world.jobs()) == ["mine-evaluate-0"]
