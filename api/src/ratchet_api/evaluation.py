@@ -13,6 +13,16 @@ from ratchet_api.data import ConfigMapKey
 from ratchet_api.judge import Judge
 from ratchet_api.training import StageJob
 
+Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema", "judge"]
+"""How an answer is judged: it passes or fails; by a judge also in between."""
+Builtin = Literal["general", "format"]
+"""Suites that the trainer image carries. general: 60 questions of arithmetic, facts, reasoning and following
+instructions (scorer regex); format: 30 that want JSON and nothing else (scorer jsonSchema)."""
+BUILTIN_SCORERS: dict[Builtin, Scorer] = {"general": "regex", "format": "jsonSchema"}
+BUILTIN_MARGIN = Decimal("0.15")
+"""With 30 cases the lower bound of who loses none of them is at -9.7 points, of who loses one at -14.8; a smaller margin
+would veto these."""
+
 
 class StoredCases(Model):
     """A file of cases in object storage, read with the cycle's credentials."""
@@ -33,25 +43,23 @@ class Cases(Model):
     """A key of a ConfigMap in the cycle's namespace."""
     storage: StoredCases | None = None
     """A file in object storage, for more cases than a ConfigMap holds (1 MiB)."""
+    builtin: Builtin | None = None
+    """Cases that the trainer image carries: general (with scorer: regex) or format (with scorer: jsonSchema)."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "has(self.configMap) != has(self.storage)",
-                "cases: write either configMap or storage, to say where the cases are",
+                "[has(self.configMap), has(self.storage), has(self.builtin)].filter(there, there).size() == 1",
+                "cases: write one of configMap, storage and builtin, to say where the cases are",
             ),
         )
     )
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> "Cases":
-        if (self.config_map is None) == (self.storage is None):
-            raise ValueError("cases: write either configMap or storage, to say where the cases are")
+        if [self.config_map, self.storage, self.builtin].count(None) != 2:
+            raise ValueError("cases: write one of configMap, storage and builtin, to say where the cases are")
         return self
-
-
-Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema", "judge"]
-"""How an answer is judged: it passes or fails; by a judge also in between."""
 
 
 class Suite(Model):
@@ -91,8 +99,34 @@ class Suite(Model):
                 "samples: a temperature above 0 draws answers by chance, so average several (samples: 5); without one "
                 "all answers are alike, so leave samples out",
             ),
+            rule(
+                "!has(self.cases.builtin) || (has(self.scorer) ? self.scorer : 'keywords') == "
+                "(self.cases.builtin == 'format' ? 'jsonSchema' : 'regex')",
+                "scorer: write regex for the built-in cases general, and jsonSchema for format",
+            ),
         )
     )
+
+
+_RULES = "x-kubernetes-validations"
+POLICY_RULES = [
+    rule(
+        "self.suites.exists(s, s.role == 'target' && (!has(s.sealed) || !s.sealed))",
+        "evaluation.suites: no suite has role: target without being sealed, so nothing could be proven better; add one",
+    ),
+    rule(
+        "self.suites.all(s, self.suites.exists_one(t, t.name == s.name))",
+        "evaluation.suites: two suites have one name; give each its own",
+    ),
+    rule(
+        "self.suites.exists(s, has(s.scorer) && s.scorer == 'judge') == has(self.judge)",
+        "evaluation.judge: say who judges when a suite has scorer: judge, and only then",
+    ),
+    rule(
+        "double(self.confidence) >= 0.5 && double(self.confidence) < 1.0",
+        'evaluation.confidence: write a value from "0.5" to below "1", such as "0.95"',
+    ),
+]
 
 
 class EvaluationPolicy(Model):
@@ -107,27 +141,7 @@ class EvaluationPolicy(Model):
     judge: Judge | None = None
     """Who compares the answers of suites with `scorer: judge`."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "self.suites.exists(s, s.role == 'target' && (!has(s.sealed) || !s.sealed))",
-                "evaluation.suites: no suite has role: target without being sealed, so nothing could be proven better; "
-                "add one",
-            ),
-            rule(
-                "self.suites.all(s, self.suites.exists_one(t, t.name == s.name))",
-                "evaluation.suites: two suites have one name; give each its own",
-            ),
-            rule(
-                "self.suites.exists(s, has(s.scorer) && s.scorer == 'judge') == has(self.judge)",
-                "evaluation.judge: say who judges when a suite has scorer: judge, and only then",
-            ),
-            rule(
-                "double(self.confidence) >= 0.5 && double(self.confidence) < 1.0",
-                'evaluation.confidence: write a value from "0.5" to below "1", such as "0.95"',
-            ),
-        )
-    )
+    model_config = ConfigDict(json_schema_extra={_RULES: POLICY_RULES})
 
     def part(self, sealed: bool) -> "EvaluationPolicy | None":
         """The same policy for the sealed suites only, or for the others; None when there are none."""
@@ -138,15 +152,48 @@ class EvaluationPolicy(Model):
         return self.model_copy(update={"suites": suites, "judge": self.judge if judged else None})
 
 
+def builtin_suite(name: Builtin) -> Suite:
+    """The guardrail that `evaluation.builtin` stands for."""
+    return Suite(
+        name=f"builtin-{name}", role="guardrail", scorer=BUILTIN_SCORERS[name], margin=BUILTIN_MARGIN,
+        cases=Cases(builtin=name), max_new_tokens=64,
+    )  # fmt: skip
+
+
 class Evaluation(StageJob, EvaluationPolicy):
     """The evaluate stage of a cycle's runs: what has to be proven, and its Job."""
 
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     """Cases answered together."""
-    model_config = EvaluationPolicy.model_config
+    builtin: list[Builtin] = Field(default_factory=list, max_length=2)
+    """Guardrails that need no cases of yours, as suites builtin-general and builtin-format: the candidate may not fall
+    behind the champion by more than 15 points."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            _RULES: [
+                *POLICY_RULES,
+                rule(
+                    "!has(self.builtin) || self.suites.size() + self.builtin.size() <= 10",
+                    "evaluation.builtin: with the suites these are more than ten, whose results would not fit",
+                ),
+                rule(
+                    "!has(self.builtin) || self.suites.all(s, !s.name.startsWith('builtin-'))",
+                    "evaluation.suites: names with builtin- are those of evaluation.builtin; choose another one",
+                ),
+                rule(
+                    "!has(self.builtin) || self.builtin.all(b, self.builtin.exists_one(c, c == b))",
+                    "evaluation.builtin: one is named twice",
+                ),
+            ]
+        }
+    )
 
     def policy(self) -> EvaluationPolicy:
         """The part that becomes a version's immutable recipe."""
         return EvaluationPolicy(
-            suites=self.suites, min_improvement=self.min_improvement, confidence=self.confidence, judge=self.judge
+            suites=[*self.suites, *map(builtin_suite, self.builtin)],
+            min_improvement=self.min_improvement,
+            confidence=self.confidence,
+            judge=self.judge,
         )

@@ -5,6 +5,7 @@ Room: trainer. Touches the suites' folder and storage. Used by evaluate (to ask 
 
 import hashlib
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -47,6 +48,9 @@ def _lines(suite: Suite, folder: Path | None, store: Store | None) -> Iterator[t
             raise UserError(f"suite {suite.name} has its cases in storage, which is not at hand here")
         data = _stored(suite.name, suite.cases.storage, store)
         return ((number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip())
+    if suite.cases.builtin is not None:
+        data = files("ratchet_trainer").joinpath("builtin", f"{suite.cases.builtin}.jsonl").read_bytes()
+        return enumerate(data.splitlines(), start=1)
     if folder is None:
         raise UserError(f"suite {suite.name} needs its cases: say where they are by --suites DIR")
     path = folder / f"{suite.name}.jsonl"

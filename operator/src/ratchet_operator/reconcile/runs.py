@@ -106,7 +106,7 @@ async def _plan(this: "CyclePass", current: RunStatus, entry: StageStatus | None
     spec = this.before.spec
     if spec.suspend:
         return
-    missing = await jobs.missing(this.ctx.kube, this.before, spec.evaluation.suites, spec.curation.anchors)
+    missing = await jobs.missing(this.ctx.kube, this.before, spec.evaluation.policy().suites, spec.curation.anchors)
     if missing is not None:
         this.stalled.append(missing)
         return
@@ -130,7 +130,7 @@ def _request(this: "CyclePass", current: RunStatus, attempts: Attempts) -> Stage
         curation=spec.curation,
         base_model=spec.base_model,
         min_examples=spec.trigger.min_examples,
-        suites=spec.evaluation.suites,
+        suites=spec.evaluation.policy().suites,
     )
     return StageRequest(
         this.before,
@@ -138,7 +138,7 @@ def _request(this: "CyclePass", current: RunStatus, attempts: Attempts) -> Stage
         work,
         spec.curate_job,
         this.ctx.settings.images.trainer,
-        suites=spec.evaluation.suites,
+        suites=spec.evaluation.policy().suites,
         anchors=spec.curation.anchors,
     )
 

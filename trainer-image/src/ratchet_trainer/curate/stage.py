@@ -108,7 +108,9 @@ def _key(
     """Hash of all that determines the dataset, but the sessions themselves: those of a window that has ended."""
     recipe = stage.model_dump_json(exclude={"identity": {"attempt"}})
     digest = hashlib.sha256(recipe.encode())
-    mounted = [suite.name for suite in stage.suites if suite.cases.storage is None]  # others' digests are in the recipe
+    mounted = [
+        suite.name for suite in stage.suites if suite.cases.config_map is not None
+    ]  # others' digests are in the recipe
     files = [] if suites is None else [suites / f"{name}.jsonl" for name in mounted]
     for path in [*files, *([] if anchors is None else [anchors])]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
