@@ -108,7 +108,6 @@ class Suite(Model):
     )
 
 
-_RULES = "x-kubernetes-validations"
 POLICY_RULES = [
     rule(
         "self.suites.exists(s, s.role == 'target' && (!has(s.sealed) || !s.sealed))",
@@ -141,7 +140,7 @@ class EvaluationPolicy(Model):
     judge: Judge | None = None
     """Who compares the answers of suites with `scorer: judge`."""
 
-    model_config = ConfigDict(json_schema_extra={_RULES: POLICY_RULES})
+    model_config = ConfigDict(json_schema_extra=rules(*POLICY_RULES))
 
     def part(self, sealed: bool) -> "EvaluationPolicy | None":
         """The same policy for the sealed suites only, or for the others; None when there are none."""
@@ -170,23 +169,21 @@ class Evaluation(StageJob, EvaluationPolicy):
     behind the champion by more than 15 points."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            _RULES: [
-                *POLICY_RULES,
-                rule(
-                    "!has(self.builtin) || self.suites.size() + self.builtin.size() <= 10",
-                    "evaluation.builtin: with the suites these are more than ten, whose results would not fit",
-                ),
-                rule(
-                    "!has(self.builtin) || self.suites.all(s, !s.name.startsWith('builtin-'))",
-                    "evaluation.suites: names with builtin- are those of evaluation.builtin; choose another one",
-                ),
-                rule(
-                    "!has(self.builtin) || self.builtin.all(b, self.builtin.exists_one(c, c == b))",
-                    "evaluation.builtin: one is named twice",
-                ),
-            ]
-        }
+        json_schema_extra=rules(
+            *POLICY_RULES,
+            rule(
+                "!has(self.builtin) || self.suites.size() + self.builtin.size() <= 10",
+                "evaluation.builtin: with the suites these are more than ten, whose results would not fit",
+            ),
+            rule(
+                "!has(self.builtin) || self.suites.all(s, !s.name.startsWith('builtin-'))",
+                "evaluation.suites: names with builtin- are those of evaluation.builtin; choose another one",
+            ),
+            rule(
+                "!has(self.builtin) || self.builtin.all(b, self.builtin.exists_one(c, c == b))",
+                "evaluation.builtin: one is named twice",
+            ),
+        )
     )
 
     def policy(self) -> EvaluationPolicy:
