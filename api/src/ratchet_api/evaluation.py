@@ -20,8 +20,8 @@ Builtin = Literal["general", "format"]
 instructions (scorer regex); format: 30 that want JSON and nothing else (scorer jsonSchema)."""
 BUILTIN_SCORERS: dict[Builtin, Scorer] = {"general": "regex", "format": "jsonSchema"}
 BUILTIN_MARGIN = Decimal("0.15")
-"""With 30 cases the lower bound of who loses none of them is at -9.7 points, of who loses one at -14.8; a smaller margin
-would veto these."""
+"""With 30 cases the lower bound of who loses none of them is at -9.7 points, of who loses one at -14.8; a smaller
+margin would veto these."""
 
 
 class StoredCases(Model):
