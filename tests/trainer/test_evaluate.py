@@ -143,7 +143,10 @@ def test_each_side_answers_with_its_own_adapter(
         assert case["candidate"]["answers"] == [greedy(tiny, tmp_path / "made" / "1", tokenizer, question)]
         assert case["champion"]["answers"] == [greedy(tiny, tmp_path / "made" / "2", tokenizer, question)]
         assert case["candidate"]["answers"] != case["champion"]["answers"]
-    assert cases[0]["champion"]["answers"] != [greedy(tiny, None, tokenizer, questions[0])]
+        assert case["base"]["answers"] == [greedy(tiny, None, tokenizer, question)]
+    assert cases[0]["champion"]["answers"] != cases[0]["base"]["answers"]
+    report = json.loads(store.get(Location.parse(ran.report.artifact.uri).child("report.json")) or b"")
+    assert report["details"]["house"]["base"] == 1, "of answers that none may fail"
 
     # Another champion is another report, beside the first one; the same on both sides differs in nothing.
     other = stages.run("evaluate", stage | {"champion": two[0]}, "--suites", str(suites))
@@ -151,6 +154,12 @@ def test_each_side_answers_with_its_own_adapter(
     assert other.report.artifact.uri.startswith(ran.report.artifact.uri + "-")
     (result,) = other.report.suites
     assert (result.difference, result.better, result.worse) == (0, 0, 0)
+
+    # The bare base as champion is the base: it is asked once, and shown once.
+    bare = stages.run("evaluate", stage | {"champion": None}, "--suites", str(suites))
+    assert bare.report.artifact is not None
+    lines_ = store.get(Location.parse(bare.report.artifact.uri).child("cases.jsonl")) or b""
+    assert all("base" not in json.loads(line) for line in lines_.splitlines())
 
 
 def test_with_a_temperature_several_answers_are_averaged_and_a_sealed_suite_stays_shut(

@@ -81,7 +81,7 @@ def made(hostile: str = "") -> list[Asked]:
     ]
     right = [[str(index + 1)] for index in range(30)]
     return [
-        Asked(suite("house-rules", "target"), cases, champion, candidate, 0.95),
+        Asked(suite("house-rules", "target"), cases, champion, candidate, 0.95, [[f"No. {hostile}"]] * 120),
         Asked(suite("general", "guardrail", scorer="exact"), general, right, [[""], *right[1:]], 0.95),
         Asked(suite("refusals", "safety", scorer="exact"), general, right, right, 0.95),
     ]
@@ -111,6 +111,7 @@ def test_the_page_says_what_the_gate_sees() -> None:
         "assistant-7 against assistant-6", "one-sided at 95 %", f"{100 * found.champion:.1f}",
         f"{100 * found.lower_bound:+.1f}", f"{found.p_value:.2g}", "in 30 clusters", "cases are needed", "with power",
         "fell past its margin", "too few cases", "c-119",
+        "All three", ">bare base</th>", "bare base fails",
     ):  # fmt: skip
         assert words in text, words
     document = report_document(stage(*(one.suite for one in asked)), asked)

@@ -83,6 +83,14 @@ class ShownCase:
     champion_score: float
     candidate_score: float
     judged: bool
+    base: Sequence[str] = ()
+    """Empty when the bare base is a side itself."""
+    base_score: float | None = None
+
+    @property
+    def base_word(self) -> str:
+        """What became of the bare base's answers; a judge does not look at them."""
+        return "" if self.base_score is None else _said(self.base_score, self.judged)
 
     @property
     def champion_word(self) -> str:
@@ -119,6 +127,7 @@ def render(stage: EvaluateInput, asked: Sequence[Asked]) -> str:
     environment.filters |= {
         "points": _points,
         "percent": lambda value: f"{100 * value:.1f}",
+        "mean": _mean,
         "p": _p,
     }
     template = files("ratchet_trainer.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -127,6 +136,7 @@ def render(stage: EvaluateInput, asked: Sequence[Asked]) -> str:
         version=stage.identity.version, champion=stage.champion_version, cycle=stage.identity.cycle,
         confidence=f"{100 * float(stage.policy.confidence):g}", gain=gain,
         plot=_plot([_suite_bar(one, gain) for one in asked]), suites=[_suite(one, gain) for one in asked],
+        with_base=any(one.base is not None for one in asked),
     )  # fmt: skip
 
 
@@ -153,6 +163,8 @@ def _case(one: Asked, index: int) -> ShownCase:
         _clean(case.id), case.category or "", turns, _clean(case.wanted),
         [_clean(answer) for answer in one.champion[index]], [_clean(answer) for answer in one.candidate[index]],
         one.scores["champion"][index], one.scores["candidate"][index], one.judged is not None,
+        [_clean(answer) for answer in one.base[index]] if one.base is not None else (),
+        one.base_scores[index] if one.base_scores is not None else None,
     )  # fmt: skip
 
 
@@ -208,6 +220,10 @@ def _said(score: float, judged: bool) -> str:
     if judged:
         return f"is worth {100 * score:.0f} of 100 to the judge"
     return {0.0: "fails", 1.0: "passes"}.get(score, f"passes {100 * score:.0f} % of its answers")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _p(value: float) -> str:

@@ -42,7 +42,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Asked:
-    """One suite with both sides' answers."""
+    """One suite with all sides' answers."""
 
     suite: Suite
     cases: Sequence[Case]
@@ -50,6 +50,8 @@ class Asked:
     """For each case its answers, as many as the suite's samples."""
     candidate: Sequence[Sequence[str]]
     confidence: float
+    base: Sequence[Sequence[str]] | None = None
+    """The bare base model's; None when it is the champion or the candidate itself."""
     judged: Judged | None = None
     """What the judge made of the answers, if the suite's scorer is the judge."""
 
@@ -59,6 +61,11 @@ class Asked:
         if self.judged is not None:
             return {"champion": self.judged.champion, "candidate": self.judged.candidate}
         return {"champion": self._scored(self.champion), "candidate": self._scored(self.candidate)}
+
+    @cached_property
+    def base_scores(self) -> Sequence[float] | None:
+        """The bare base's, case by case, for people to look at; None when it is a side itself, and with a judge."""
+        return None if self.base is None or self.judged is not None else self._scored(self.base)
 
     def _scored(self, answers: Sequence[Sequence[str]]) -> list[float]:
         return [
@@ -148,6 +155,7 @@ def _details(one: Asked, asked_gain: float) -> dict[str, Any]:
     return {
         "scorer": one.suite.scorer,
         **_verdicts(one.judged),
+        "base": None if one.base_scores is None else round(sum(one.base_scores) / len(one.base_scores), 6),
         "clusters": found.clusters,
         "designEffect": round(found.design_effect, 3),
         "power": None if strength is None else round(strength.power, 4),
@@ -199,17 +207,21 @@ class Strength:
 
 
 def case_lines(asked: Sequence[Asked]) -> Iterator[dict[str, object]]:
-    """cases.jsonl: every case with both answers, those of sealed suites left out."""
+    """cases.jsonl: every case with all sides' answers, those of sealed suites left out."""
     for one in asked:
         if one.suite.sealed:
             continue
         for index, case in enumerate(one.cases):
-            yield {
+            line: dict[str, object] = {
                 "suite": one.suite.name,
                 "case": case.model_dump(mode="json", by_alias=True, exclude_defaults=True),
                 "champion": {"answers": list(one.champion[index]), "score": round(one.scores["champion"][index], 6)},
                 "candidate": {"answers": list(one.candidate[index]), "score": round(one.scores["candidate"][index], 6)},
             }
+            if one.base is not None:
+                score = None if one.base_scores is None else round(one.base_scores[index], 6)
+                line["base"] = {"answers": list(one.base[index]), "score": score}
+            yield line
 
 
 def read_results(data: bytes) -> list[SuiteResult]:

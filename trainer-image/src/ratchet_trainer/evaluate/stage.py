@@ -1,4 +1,4 @@
-"""The evaluate stage: candidate and champion answer the same cases, on one loaded base model.
+"""The evaluate stage: candidate, champion and bare base answer the same cases, on one loaded base model.
 
 Room: trainer. Touches storage, the suites' folder, the scratch folder and the device. Reads top to bottom.
 """
@@ -108,9 +108,7 @@ def _ask(
     stops = stop_ids(tokenizer, model.generation_config)
     switch = load_adapters(model, adapters)
     freeze_linears(model)
-    # The same adapter on both sides needs asking once: greedy answers are the same answers.
-    same = stage.candidate is not None and stage.champion == stage.candidate
-    sides = ["candidate"] if same or (stage.candidate is None and stage.champion is None) else ["candidate", "champion"]
+    sides = _sides(stage)
     ticker = _Ticker(
         progress, len(sides) * sum(len(cases[suite.name]) * suite.samples for suite in stage.policy.suites)
     )
@@ -119,9 +117,8 @@ def _ask(
         prompts = _prompts(tokenizer, suite, cases[suite.name])
         answers = {}
         for side in sides:
-            adapter = stage.candidate if side == "candidate" else stage.champion
             asking = Asking(
-                base.digest, _digest(adapter), prompts, suite.max_new_tokens, str(suite.temperature), suite.samples,
+                base.digest, _digest(sides[side]), prompts, suite.max_new_tokens, str(suite.temperature), suite.samples,
                 f"{device.type} {dtype}",
             )  # fmt: skip
             known = None if suite.sealed else memory.recall(asking)
@@ -146,14 +143,27 @@ def _ask(
                 memory.keep(asking, answers[side])
         candidate = answers["candidate"]
         champion = answers.get("champion", candidate)
+        bare = answers.get("base")
         judged = _judged(bench, suite, cases[suite.name], champion, candidate)
-        asked.append(Asked(suite, cases[suite.name], champion, candidate, float(stage.policy.confidence), judged))
+        confidence = float(stage.policy.confidence)
+        asked.append(Asked(suite, cases[suite.name], champion, candidate, confidence, bare, judged))
         result = asked[-1].compared
         log.info(
             "suite %s: champion %.1f, candidate %.1f of 100 (%d better, %d worse of %d, p %.2g)", suite.name,
             100 * result.champion, 100 * result.candidate, result.better, result.worse, result.cases, result.p_value,
         )  # fmt: skip
     return asked
+
+
+def _sides(stage: EvaluateInput) -> dict[str, AdapterRef | None]:
+    """Who is asked, with its adapter (None: the bare base). What stands for two of them is asked once: the same greedy
+    answers, and of drawn ones the same draw."""
+    sides: dict[str, AdapterRef | None] = {"candidate": stage.candidate}
+    if stage.champion != stage.candidate:
+        sides["champion"] = stage.champion
+    if None not in sides.values():
+        sides["base"] = None
+    return sides
 
 
 def _bench(stage: EvaluateInput, store: Store, cases: dict[str, list[Case]]) -> Bench | None:
