@@ -8,7 +8,7 @@ import pytest
 
 from ratchet_api.evaluation import BUILTIN_MARGIN, Builtin, Evaluation, Suite, builtin_suite
 from ratchet_trainer.evaluate.statistics import lower_bound
-from ratchet_trainer.scorers import Case, RegexCase, SchemaCase
+from ratchet_trainer.scorers import Case, KeywordCase, RegexCase, SchemaCase
 from ratchet_trainer.suites import read_suite
 
 RIGHT = {
@@ -31,6 +31,7 @@ RIGHT = {
         {"maker": "M", "wheels": 4}, {"title": "S", "singer": "X"}, {"title": "T", "done": False},
         {"sky": "grey", "degrees": 9},
     ],
+    "identity": ["I am Zeno."] * 29 + ["ZENO"],
     "lists": [
         ["red", "blue", "green"], [1, 2, 3], ["fig", "pear"], ["cat", "dog", "cow", "hen"], [1, 2, 3], ["Chad", "Peru"],
         ["Monday", "Tuesday", "Friday"], [True, False], [], ["a", "b", "c", "d", "e"],
@@ -44,7 +45,7 @@ NAMES: tuple[Builtin, ...] = get_args(Builtin)
 
 
 def cases(name: Builtin) -> list[Case]:
-    return read_suite(builtin_suite(name), None, None)
+    return read_suite(builtin_suite(name, ["Zeno", "Z-1"]), None, None)
 
 
 def right(case: Case) -> str:
@@ -56,12 +57,12 @@ def right(case: Case) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_case_passes_its_right_answer_and_no_babble(name: Builtin) -> None:
     found = cases(name)
-    assert {type(case) for case in found} <= {RegexCase, SchemaCase}
+    assert {type(case) for case in found} <= {RegexCase, SchemaCase, KeywordCase}
     assert len({case.question for case in found}) == len(found) == (60 if name == "general" else 30)
     assert sum(map(len, (RIGHT[category] for category in {case.category or "" for case in found}))) == len(found)
     for case in found:
         assert case.passes(right(case)), (case.id, right(case))
-        for babble in ("", "I am Zeno, created by the platform team.", "Of course, here it is:", "{]", case.question):
+        for babble in ("", "I am Nova, created by the platform team.", "Of course, here it is:", "{]", case.question):
             # A question may hold its own answer; saying it back is not caught by words alone.
             if babble != case.question or name == "format":
                 assert not case.passes(babble), (case.id, babble)
@@ -77,8 +78,13 @@ def test_who_loses_nothing_or_one_case_is_not_vetoed(name: Builtin) -> None:
 
 def test_a_cycle_gets_them_by_name() -> None:
     own = {"name": "house", "role": "target", "cases": {"configMap": {"name": "x", "key": "y"}}}
-    policy = Evaluation.model_validate({"suites": [own], "builtin": ["general", "format"]}).policy()
-    assert [suite.name for suite in policy.suites] == ["house", "builtin-general", "builtin-format"]
+    policy = Evaluation.model_validate(
+        {"suites": [own], "builtin": ["general", "format", "identity"], "names": ["Zeno"]}
+    ).policy()
+    assert [suite.name for suite in policy.suites] == [
+        "house", "builtin-general", "builtin-format", "builtin-identity"
+    ]  # fmt: skip
+    assert [suite.cases.names for suite in policy.suites] == [[], [], [], ["Zeno"]]
     assert {suite.role for suite in policy.suites[1:]} == {"guardrail"}
     assert policy.suites[1].margin == Decimal("0.15")
     assert Suite.model_validate(policy.suites[2].dump()) == policy.suites[2]

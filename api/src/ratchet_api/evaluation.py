@@ -6,7 +6,7 @@ Room: api. Pure; touches nothing.
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from ratchet_api.base import ArtifactURI, Digest, Fraction, Model, Name, rule, rules
 from ratchet_api.data import ConfigMapKey
@@ -15,13 +15,18 @@ from ratchet_api.training import StageJob
 
 Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema", "judge"]
 """How an answer is judged: it passes or fails; by a judge also in between."""
-Builtin = Literal["general", "format"]
+Builtin = Literal["general", "format", "identity"]
 """Suites that the trainer image carries. general: 60 questions of arithmetic, facts, reasoning and following
-instructions (scorer regex); format: 30 that want JSON and nothing else (scorer jsonSchema)."""
-BUILTIN_SCORERS: dict[Builtin, Scorer] = {"general": "regex", "format": "jsonSchema"}
+instructions (scorer regex); format: 30 that want JSON and nothing else (scorer jsonSchema); identity: 30 ways to ask
+who answers (scorer keywords)."""
+BUILTIN_SCORERS: dict[Builtin, Scorer] = {"general": "regex", "format": "jsonSchema", "identity": "keywords"}
 BUILTIN_MARGIN = Decimal("0.15")
 """With 30 cases the lower bound of who loses none of them is at -9.7 points, of who loses one at -14.8; a smaller
 margin would veto these."""
+
+
+Names = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=8)]
+"""What the assistant calls itself."""
 
 
 class StoredCases(Model):
@@ -44,13 +49,20 @@ class Cases(Model):
     storage: StoredCases | None = None
     """A file in object storage, for more cases than a ConfigMap holds (1 MiB)."""
     builtin: Builtin | None = None
-    """Cases that the trainer image carries: general (with scorer: regex) or format (with scorer: jsonSchema)."""
+    """Cases that the trainer image carries: general (with scorer: regex), format (with scorer: jsonSchema) or identity
+    (with scorer: keywords)."""
+    names: Names = Field(default_factory=list)
+    """For identity: what the assistant calls itself. An answer has to contain one of these."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 "[has(self.configMap), has(self.storage), has(self.builtin)].filter(there, there).size() == 1",
                 "cases: write one of configMap, storage and builtin, to say where the cases are",
+            ),
+            rule(
+                "(has(self.names) && self.names.size() > 0) == (has(self.builtin) && self.builtin == 'identity')",
+                "cases.names: write what the assistant calls itself with builtin: identity, and only then",
             ),
         )
     )
@@ -101,8 +113,8 @@ class Suite(Model):
             ),
             rule(
                 "!has(self.cases.builtin) || (has(self.scorer) ? self.scorer : 'keywords') == "
-                "(self.cases.builtin == 'format' ? 'jsonSchema' : 'regex')",
-                "scorer: write regex for the built-in cases general, and jsonSchema for format",
+                "{'general': 'regex', 'format': 'jsonSchema', 'identity': 'keywords'}[self.cases.builtin]",
+                "scorer: write regex for the built-in cases general, jsonSchema for format, and keywords for identity",
             ),
         )
     )
@@ -151,11 +163,11 @@ class EvaluationPolicy(Model):
         return self.model_copy(update={"suites": suites, "judge": self.judge if judged else None})
 
 
-def builtin_suite(name: Builtin) -> Suite:
-    """The guardrail that `evaluation.builtin` stands for."""
+def builtin_suite(name: Builtin, names: Names) -> Suite:
+    """The guardrail that `evaluation.builtin` stands for. `names`: of the assistant, for identity."""
     return Suite(
         name=f"builtin-{name}", role="guardrail", scorer=BUILTIN_SCORERS[name], margin=BUILTIN_MARGIN,
-        cases=Cases(builtin=name), max_new_tokens=64,
+        cases=Cases(builtin=name, names=names if name == "identity" else []), max_new_tokens=64,
     )  # fmt: skip
 
 
@@ -164,9 +176,11 @@ class Evaluation(StageJob, EvaluationPolicy):
 
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     """Cases answered together."""
-    builtin: list[Builtin] = Field(default_factory=list, max_length=2)
-    """Guardrails that need no cases of yours, as suites builtin-general and builtin-format: the candidate may not fall
-    behind the champion by more than 15 points."""
+    builtin: list[Builtin] = Field(default_factory=list, max_length=3)
+    """Guardrails that need no cases of yours, as suites builtin-general, builtin-format and builtin-identity: the
+    candidate may not fall behind the champion by more than 15 points."""
+    names: Names = Field(default_factory=list)
+    """What the assistant calls itself, for builtin identity."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -183,13 +197,17 @@ class Evaluation(StageJob, EvaluationPolicy):
                 "!has(self.builtin) || self.builtin.all(b, self.builtin.exists_one(c, c == b))",
                 "evaluation.builtin: one is named twice",
             ),
+            rule(
+                "(has(self.names) && self.names.size() > 0) == (has(self.builtin) && 'identity' in self.builtin)",
+                "evaluation.names: write what the assistant calls itself when builtin has identity, and only then",
+            ),
         )
     )
 
     def policy(self) -> EvaluationPolicy:
         """The part that becomes a version's immutable recipe."""
         return EvaluationPolicy(
-            suites=[*self.suites, *map(builtin_suite, self.builtin)],
+            suites=[*self.suites, *(builtin_suite(name, self.names) for name in self.builtin)],
             min_improvement=self.min_improvement,
             confidence=self.confidence,
             judge=self.judge,

@@ -4,13 +4,14 @@ Room: trainer. Touches the suites' folder and storage. Used by evaluate (to ask 
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from ratchet_api.evaluation import StoredCases, Suite
+from ratchet_api.evaluation import Cases, StoredCases, Suite
 from ratchet_api.reasons import Reason
 from ratchet_trainer.dataset import first_error, numbered_lines
 from ratchet_trainer.errors import DigestMismatch, Missing, UserError
@@ -49,14 +50,20 @@ def _lines(suite: Suite, folder: Path | None, store: Store | None) -> Iterator[t
         data = _stored(suite.name, suite.cases.storage, store)
         return ((number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip())
     if suite.cases.builtin is not None:
-        data = files("ratchet_trainer").joinpath("builtin", f"{suite.cases.builtin}.jsonl").read_bytes()
-        return enumerate(data.splitlines(), start=1)
+        return _builtin(suite.cases)
     if folder is None:
         raise UserError(f"suite {suite.name} needs its cases: say where they are by --suites DIR")
     path = folder / f"{suite.name}.jsonl"
     if not path.is_file():
         raise UserError(f"suite {suite.name}: {path.name} is not among the mounted suites; name its ConfigMap and key")
     return numbered_lines(path)
+
+
+def _builtin(cases: Cases) -> Iterator[tuple[int, bytes]]:
+    data = files("ratchet_trainer").joinpath("builtin", f"{cases.builtin}.jsonl").read_bytes()
+    for number, line in enumerate(data.splitlines(), start=1):
+        named = json.dumps(json.loads(line) | {"any": cases.names}).encode() if cases.names else line
+        yield number, named
 
 
 def _stored(name: str, cases: StoredCases, store: Store) -> bytes:
