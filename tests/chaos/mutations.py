@@ -58,13 +58,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a Job is made before its name is written", "reconcile/version.py",
-        "        self._store(stages.planned(entry, name, request.name))\n",
+        "        self.store(stages.planned(entry, name, request.name, launcher))\n",
         "        await jobs.create(self.ctx.kube, request)\n"
-        "        self._store(stages.planned(entry, name, request.name))\n",
+        "        self.store(stages.planned(entry, name, request.name, launcher))\n",
     ),
     Mutation(
         "a planned Job that is not there is not made", "reconcile/version.py",
-        "                self.request = await self._request(cycle, name, entry.attempts)", "                pass",
+        "                self.request = await self._request(cycle, name, entry.attempts, entry.launcher)",
+        "                pass",
     ),
     Mutation(
         "a Job that was deleted is not noticed", "domain/stages.py",

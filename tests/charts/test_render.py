@@ -63,6 +63,7 @@ CASES: dict[str, Values] = {
         },
         "admissionPolicies": {"approvals": True, "jobs": True},
     },
+    "train-jobs": {"launchers": {"trainJob": {"enabled": True}}, "watch": {"namespaces": ["team-a"]}},
     "spool-claim": {"gateway": {"spool": {"size": "50Gi", "persistentVolumeClaim": {"enabled": True}}}},
 }
 
@@ -374,14 +375,35 @@ def test_no_wildcards_anywhere(render: Render, name: str) -> None:
 
 def test_operator_may_reach_what_it_uses_and_nothing_else(render: Render) -> None:
     """Both ways: a resource that the operator's client knows is granted, and no other one is."""
-    granted = {
-        (group, resource.split("/")[0])
-        for rule in _rules(render, "ratchet-operator")
-        for group in rule["apiGroups"]
+
+    def granted(values: Values) -> set[tuple[str, str]]:
+        return {
+            (group, resource.split("/")[0])
+            for rule in _rules(render, "ratchet-operator", values)
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+        }
+
+    used = {(resource.api_version.rpartition("/")[0], resource.plural) for resource in RESOURCES.values()}
+    assert granted(CASES["train-jobs"]) == used
+    assert granted({}) == {(group, plural) for group, plural in used if group != "trainer.kubeflow.org"}
+
+
+def test_train_jobs_are_for_those_who_ask(render: Render) -> None:
+    assert render().of("ClusterTrainingRuntime") == []
+    rules = {
+        resource: rule["verbs"]
+        for rule in _rules(render, "ratchet-operator", CASES["train-jobs"])
+        if rule["apiGroups"] == ["trainer.kubeflow.org"]
         for resource in rule["resources"]
     }
-    used = {(resource.api_version.rpartition("/")[0], resource.plural) for resource in RESOURCES.values()}
-    assert granted == used
+    assert rules == {
+        "trainjobs": ["get", "create", "delete"],
+        "trainingruntimes": ["get"],
+        "clustertrainingruntimes": ["get"],
+    }
+    others = {"launchers": {"trainJob": {"enabled": True, "runtime": {"create": False}}}}
+    assert render(others).of("ClusterTrainingRuntime") == []
 
 
 def test_operator_may_lead_under_the_lease_that_it_asks_for(render: Render) -> None:

@@ -139,6 +139,8 @@ class FakeApi:
     def _control(self, where: Where) -> None:
         thing = self.objects[where]
         match thing["kind"]:
+            case "TrainJob" if not any(self._children(thing)) and not thing["spec"].get("suspend"):
+                self._nodes(thing)
             case "Job" if not any(self._children(thing)):
                 self._pod(thing, f"{thing['metadata']['name']}-pod")
             case "Deployment":
@@ -170,6 +172,27 @@ class FakeApi:
         }
         self._create(f"/api/v1/namespaces/{meta['namespace']}/pods", pod)
 
+    def _nodes(self, train_job: JSON) -> None:
+        """What Kubeflow Trainer and JobSet make of it: a pod a node, with the labels of both and of the patch."""
+        meta, spec = train_job["metadata"], train_job["spec"]
+        (job,) = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+        template = job["template"]["spec"]["template"]["metadata"]
+        for index in range(spec["trainer"]["numNodes"]):
+            labels = {
+                "jobset.sigs.k8s.io/jobset-name": meta["name"],
+                "batch.kubernetes.io/job-completion-index": str(index),
+            }
+            pod = {
+                "kind": "Pod",
+                "metadata": {
+                    "name": f"{meta['name']}-node-0-{index}-abcde",
+                    "namespace": meta["namespace"],
+                    "labels": template["labels"] | labels,
+                    "ownerReferences": [{"kind": "TrainJob", "name": meta["name"], "uid": meta["uid"]}],
+                },
+            }
+            self._create(f"/api/v1/namespaces/{meta['namespace']}/pods", pod)
+
     def _scale(self, deployment: JSON) -> None:
         """As many pods of the present template as it wants; those of earlier ones go once these are ready."""
         wanted, template = deployment["spec"].get("replicas", 1), deployment["spec"]["template"]
@@ -190,10 +213,13 @@ class FakeApi:
         if owner["kind"] == "Deployment":
             for thing in [t for t in self.objects.values() if t["metadata"]["uid"] == owner["uid"] and _ready(pod)]:
                 self._scale(thing)
-        if owner["kind"] != "Job" or phase not in ("Succeeded", "Failed"):
+        if owner["kind"] not in ("Job", "TrainJob") or phase not in ("Succeeded", "Failed"):
             return
         for where, thing in self.objects.items():
             if thing["metadata"]["uid"] == owner["uid"]:
+                phases = [(pod.get("status") or {}).get("phase") for pod in self._children(thing)]
+                if phase == "Succeeded" and set(phases) != {"Succeeded"}:
+                    return
                 kind = "Complete" if phase == "Succeeded" else "Failed"
                 self.objects[where] = thing | {"status": {"conditions": [{"type": kind, "status": "True"}]}}
                 return
@@ -201,7 +227,7 @@ class FakeApi:
 
 def _split(path: str) -> tuple[str, str, str]:
     pieces = path.strip("/").split("/")
-    start = pieces.index("namespaces") + 3
+    start = pieces.index("namespaces") + 3 if "namespaces" in pieces else 4
     collection, rest = "/" + "/".join(pieces[:start]), [*pieces[start:], "", ""]
     return collection, rest[0], rest[1]
 

@@ -5,9 +5,21 @@ from typing import Any
 
 from operator_fake import FakeApi
 from operator_neighbours import METRICS, Neighbours, by_route, route_manifest
-from operator_world import World, curated, cycle_manifest, evaluated, exported, trained, version_manifest
+from operator_world import (
+    World,
+    curated,
+    cycle_manifest,
+    evaluated,
+    exported,
+    resource,
+    terminated,
+    trained,
+    version_manifest,
+)
 
 from ratchet_api.names import VERSION_LABEL
+from ratchet_api.stage import ExitCode, StageReport
+from ratchet_operator.clients.objects import Pod, TrainJob
 from ratchet_operator.clients.traffic import Service
 from ratchet_operator.clients.transport import JSON
 from ratchet_operator.clients.webhooks import Undelivered
@@ -58,6 +70,53 @@ async def forward(world: World) -> None:
     await serving(world)
     await run(world)
     await champion(world, "assistant-1")
+
+
+TRAINING_RUNTIME = {
+    "apiVersion": "trainer.kubeflow.org/v1alpha1",
+    "kind": "ClusterTrainingRuntime",
+    "metadata": {"name": "ratchet"},
+}
+
+
+async def finish_nodes(world: World, *ends: tuple[int, JSON | None]) -> None:
+    """The pods of the present TrainJob end with these exit codes and reports, node 0 last."""
+    pods: list[Pod] = []
+
+    async def made() -> bool:
+        found = await world.pods(**{"batch.kubernetes.io/job-completion-index": "0"})
+        pods[:] = [pod for pod in found if pod.status.phase not in ("Succeeded", "Failed")]
+        return bool(pods)
+
+    await world.until(made)
+    leader = pods[0].metadata.name
+    for index, (code, report) in reversed(list(enumerate(ends))):
+        message = StageReport.model_validate(report).encode().decode() if report is not None else ""
+        await world.pod_status(leader.replace("-node-0-0-", f"-node-0-{index}-"), terminated("node", code, message))
+
+
+async def by_train_job(world: World) -> None:
+    """A training on two nodes: one is lost, the next attempt ends well, and what was left of both is removed."""
+    await world.raw.request("post", resource("ClusterTrainingRuntime").path(""), dict(TRAINING_RUNTIME))
+    await serving(world, training={"launcher": "TrainJob", "nodes": 2})
+    await dataset(world)
+    await finish_nodes(world, (int(ExitCode.PREEMPTED), None), (int(ExitCode.TRY_AGAIN), None))
+    await world.settle()
+    world.clock.advance(15)
+    await world.settle()
+    await finish_nodes(world, (0, trained()), (0, None))
+    await world.settle()
+    await world.finish("evaluate", evaluated())
+    await champion(world, "assistant-1")
+    assert sorted(await train_jobs(world)) == ["assistant-1-train-0", "assistant-1-train-1"]
+    world.clock.advance(86_400)
+    await world.settle()
+    assert await train_jobs(world) == []
+
+
+async def train_jobs(world: World) -> list[str]:
+    """Names of those that are there."""
+    return [one.metadata.name for one in await world.kube.select(TrainJob, world.namespace)]
 
 
 def with_holdout() -> JSON:
@@ -389,6 +448,7 @@ async def ending(world: World) -> dict[str, Any]:
         "run": status.run and (status.run.number, status.run.outcome, status.run.version),
         "versions": {name: (v.status.phase, v.status.outcome) for name, v in (await world.versions()).items()},
         "jobs": sorted(await world.jobs()),
+        "train jobs": sorted(await train_jobs(world)),
         "attempts": [
             (name, stage.stage, stage.attempts.total)
             for name, v in (await world.versions()).items()

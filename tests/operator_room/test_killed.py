@@ -20,6 +20,7 @@ from operator_stories import (
     back_by_route,
     back_from_the_bake_in_place,
     back_in_place,
+    by_train_job,
     deleted_in_the_canary,
     ending,
     forward,
@@ -58,6 +59,7 @@ STORIES = [
     unsealed,
     notified,
     forward_and_exported,
+    by_train_job,
 ]
 
 
@@ -76,6 +78,8 @@ async def _told(world: World, story: Story, kill: Kill) -> dict[str, Any]:
     made = [path for method, path in world.transport.done if method == "post" and path.endswith("/jobs")]
     finished = await ending(world)
     assert len(made) == len(finished["jobs"]), f"Jobs made: {len(made)}, there: {finished['jobs']}"
+    handed = [path for method, path in world.transport.done if method == "post" and path.endswith("/trainjobs")]
+    assert len(handed) == (2 if story is by_train_job else 0), "each attempt's TrainJob is made once"
     pulls = [what for method, what in world.transport.done if (method, what) == ("git", "the pull request")]
     pushes = [what for method, what in world.transport.done if (method, what) == ("git", "the push")]
     assert (len(pulls), len(pushes)) == ((2, 2) if story is proposed else (0, 0)), "each proposal is made once"

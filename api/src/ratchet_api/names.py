@@ -61,12 +61,12 @@ ARM_PORT = 8000
 METRICS_PORT = 9090
 
 
-def child_name(*parts: str) -> str:
-    """A deterministic DNS label of at most 63 characters; long ones keep a head and 8 hex digits of their hash."""
+def child_name(*parts: str, limit: int = 63) -> str:
+    """A deterministic DNS label of at most `limit` characters; long ones keep a head and 8 hex digits of their hash."""
     name = "-".join(part for part in parts if part).lower()
-    if len(name) <= 63:
+    if len(name) <= limit:
         return name
-    return f"{name[:54].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{name[: limit - 9].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def version_name(cycle: str, number: int) -> str:

@@ -13,9 +13,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, StringConstraints, WithJsonSchema
+from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from ratchet_api.base import Duration, Model, Unsigned, matches, rule, rules
+from ratchet_api.base import Duration, Model, ObjectName, Unsigned, matches, rule, rules
 from ratchet_api.pods import Resources
 from ratchet_api.training import Hyperparameters, Lora, StageJob
 
@@ -79,8 +79,26 @@ class Price(Model):
     """Of the price, ISO 4217."""
 
 
+class RuntimeRef(Model):
+    """The training runtime of Kubeflow Trainer that a TrainJob is made by."""
+
+    kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = "ClusterTrainingRuntime"
+    """One for all namespaces, or one in the cycle's own."""
+    name: ObjectName = "ratchet"
+    """Its name. The chart brings one called ratchet; docs/launchers.md says what another one has to have."""
+
+
 class Training(StageJob):
     """The train stage: hyperparameters of a run's version, and its Job."""
+
+    launcher: Literal["Job", "TrainJob"] = "Job"
+    """What the training is handed to: a Job of Kubernetes (one pod, all its GPUs), or a TrainJob of Kubeflow Trainer
+    (one pod on each of several nodes, all their GPUs)."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods of a TrainJob, each with `resources` of its own. Examples of a step are dealt to the GPUs of all of them, so
+    that their number changes the speed and not the result."""
+    runtime_ref: RuntimeRef = Field(default_factory=RuntimeRef)
+    """For launcher TrainJob: its training runtime."""
 
     preset: PresetName | None = None
     """Settings and resources by the size of the base model: small to 4 billion parameters (one GPU with 24 GB), medium
@@ -100,7 +118,16 @@ class Training(StageJob):
                 "!has(self.preset) || !has(self.hyperparameters)",
                 "training: a preset brings its own hyperparameters; write either, or copy the preset's from "
                 "docs/evaluation.md into hyperparameters and change them there",
-            )
+            ),
+            rule(
+                "self.launcher == 'TrainJob' || self.nodes == 1",
+                "training.nodes: a Job has one pod; write launcher: TrainJob (with Kubeflow Trainer), or nodes: 1",
+            ),
+            rule(
+                "self.launcher != 'TrainJob' || !has(self.pod.priorityClassName) && !has(self.pod.runtimeClassName)",
+                "training.pod: a TrainJob cannot say priorityClassName or runtimeClassName; write them into the "
+                "training runtime that runtimeRef names",
+            ),
         )
     )
 

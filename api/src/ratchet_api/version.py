@@ -212,6 +212,18 @@ class Attempts(Observed):
         return self.infrastructure + self.out_of_memory + self.preempted + self.missing + self.repeated + self.unsealed
 
 
+LEFT_LIMIT = 16
+
+
+class LeftTrainJob(Observed):
+    """A TrainJob that has ended and is still there for reading its logs: Kubeflow Trainer removes none by itself."""
+
+    name: str
+    """Its name."""
+    ended_at: Time
+    """When that was seen; it is removed `ttl` later."""
+
+
 class StageStatus(Observed):
     """One stage of the version or of the run."""
 
@@ -219,6 +231,10 @@ class StageStatus(Observed):
     """Which one."""
     job: str | None = None
     """Name of its present Job; written before the Job is created."""
+    launcher: Literal["Job", "TrainJob"] = "Job"
+    """What kind of object `job` is."""
+    left: list[LeftTrainJob] = Field(default_factory=list, max_length=LEFT_LIMIT)
+    """TrainJobs to remove."""
     job_uid: str | None = None
     """Its uid, once it was seen: a Job that is gone afterwards was taken away."""
     attempts: Attempts = Field(default_factory=Attempts)

@@ -17,6 +17,15 @@
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
+{{- if .Values.launchers.trainJob.enabled }}
+# With training.launcher TrainJob: Kubeflow Trainer removes none that has ended.
+- apiGroups: [trainer.kubeflow.org]
+  resources: [trainjobs]
+  verbs: [get, create, delete]
+- apiGroups: [trainer.kubeflow.org]
+  resources: [trainingruntimes]
+  verbs: [get]
+{{- end }}
 # An arm is a Deployment, and a budget when it has several pods. Both are applied, which takes create and patch.
 - apiGroups: [apps]
   resources: [deployments]

@@ -196,6 +196,10 @@ class Job(Kubernetes):
         return next((c for c in self.status.conditions if c.type == kind and c.status == "True"), None)
 
 
+class TrainJob(Job):
+    """A train stage's TrainJob: its conditions Complete, Failed and Suspended and its `suspend` are those of a Job."""
+
+
 class Container(Kubernetes):
     """A container of a pod template, as far as drift is looked for."""
 

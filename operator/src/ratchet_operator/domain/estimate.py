@@ -48,10 +48,11 @@ def words(said: TrainingEstimate) -> str:
 
 
 def _gpus(training: Training) -> int:
-    """GPUs of the Job, whatever their vendor: `nvidia.com/gpu`, `amd.com/gpu`."""
+    """GPUs of the Job or of all nodes, whatever their vendor: `nvidia.com/gpu`, `amd.com/gpu`."""
     resources = training.job.resources
     amounts = resources.requests | resources.limits
-    return sum(int(amount) for name, amount in amounts.items() if name.endswith("/gpu") and amount.isdecimal())
+    each = sum(int(amount) for name, amount in amounts.items() if name.endswith("/gpu") and amount.isdecimal())
+    return each * training.nodes
 
 
 def _measured(version: ModelVersion, training: Training) -> tuple[datetime, str, float, int] | None:

@@ -8,13 +8,14 @@ Jobs; what is seen of the present Job arrives here as JobSeen.
        +----------------------------------------------+  failed, and may be tried again
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import StageReport
-from ratchet_api.version import StageStatus
+from ratchet_api.version import LEFT_LIMIT, LeftTrainJob, StageStatus
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.retries import FailureClass, GiveUp, classify, next_attempt
 
@@ -80,12 +81,31 @@ class StageMove:
     """When to look again, if nothing happens before."""
 
 
+Launcher = Literal["Job", "TrainJob"]
+
+
 def planned(
-    status: StageStatus | None, stage: Literal["curate", "train", "evaluate", "export"], job: str
+    status: StageStatus | None,
+    stage: Literal["curate", "train", "evaluate", "export"],
+    job: str,
+    launcher: Launcher = "Job",
 ) -> StageStatus:
-    """The stage's status with `job` as its present Job."""
+    """The stage's status with `job`, an object of the kind `launcher`, as its present Job."""
     status = status or StageStatus(stage=stage)
-    return status.model_copy(update={"job": job, "job_uid": None, "retry_at": None})
+    return status.model_copy(update={"job": job, "launcher": launcher, "job_uid": None, "retry_at": None})
+
+
+def expired(status: StageStatus, ttl: timedelta, now: datetime) -> tuple[list[str], datetime | None]:
+    """TrainJobs that were kept for `ttl` after their end, and when the next one will have been."""
+    by_age = sorted(status.left, key=lambda left: left.ended_at)
+    over = [left.name for left in by_age if left.ended_at + ttl <= now]
+    return over, by_age[len(over)].ended_at + ttl if len(over) < len(by_age) else None
+
+
+def removed(status: StageStatus, names: Iterable[str]) -> StageStatus:
+    """The status without TrainJobs that are there no more."""
+    gone = set(names)
+    return status.model_copy(update={"left": [left for left in status.left if left.name not in gone]})
 
 
 def advance(status: StageStatus, seen: JobSeen | None, now: datetime, *, shrinkable: bool = True) -> StageMove:
@@ -93,6 +113,18 @@ def advance(status: StageStatus, seen: JobSeen | None, now: datetime, *, shrinka
 
     `seen` None: there is no Job of that name. `shrinkable`: whether it could run with less memory.
     """
+    move = _advance(status, seen, now, shrinkable)
+    if status.job is None or status.launcher != "TrainJob" or (seen is None and status.job_uid is None):
+        return move
+    if status.finished_at is not None or (move.status.job is not None and move.status.finished_at is None):
+        return move
+    # More of them than can be written down are more than anybody reads: the oldest ones are forgotten, and go with
+    # their version.
+    left = [*status.left, LeftTrainJob(name=status.job, ended_at=now)][-LEFT_LIMIT:]
+    return replace(move, status=move.status.model_copy(update={"left": left}))
+
+
+def _advance(status: StageStatus, seen: JobSeen | None, now: datetime, shrinkable: bool) -> StageMove:
     if status.finished_at is not None:
         return StageMove(status)
     if status.job is None:
@@ -100,7 +132,9 @@ def advance(status: StageStatus, seen: JobSeen | None, now: datetime, *, shrinka
     if seen is None:
         if status.job_uid is None:
             return StageMove(status, stalled=_stalled(status))
-        gone = Remark(Reason.INFRASTRUCTURE_ERROR, f"the Job {status.job} was deleted before it had ended")
+        gone = Remark(
+            Reason.INFRASTRUCTURE_ERROR, f"the {status.launcher} {status.job} was deleted before it had ended"
+        )
         return _failed(status, FailureClass.INFRASTRUCTURE, gone, now, shrinkable)
     status = _noted(status, seen, now)
     if seen.outcome == "Running":
@@ -146,9 +180,9 @@ def _completed(status: StageStatus, seen: JobSeen, now: datetime, shrinkable: bo
         done = status.model_copy(update={"finished_at": now, "reason": "", "message": ""})
         return StageMove(done, done=report)
     if seen.pod_gone:
-        text = f"the Job {status.job} has ended, but its pod and with it the report is gone"
+        text = f"the {status.launcher} {status.job} has ended, but its pod and with it the report is gone"
         return _failed(status, FailureClass.INFRASTRUCTURE, Remark(Reason.INFRASTRUCTURE_ERROR, text), now, shrinkable)
-    text = f"the Job {status.job} has ended without a report of the stage {status.stage}"
+    text = f"the {status.launcher} {status.job} has ended without a report of the stage {status.stage}"
     return _failed(status, FailureClass.BUG, Remark(Reason.INTERNAL_ERROR, text), now, shrinkable)
 
 

@@ -9,6 +9,7 @@ podFailurePolicy only makes the reason of its end readable.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -61,32 +62,44 @@ class StageRequest:
     """None: the stage needs no model."""
     suites: Sequence[Suite] = ()
     anchors: Anchors | None = None
+    launcher: Literal["Job", "TrainJob"] = "Job"
+    """What it is handed to; see manifests.trainjobs for the other one."""
 
     @property
     def name(self) -> str:
         """Name of Job and ConfigMap: the same for the same attempt, always."""
-        return job_name(self.input)
+        if self.launcher == "Job":
+            return job_name(self.input)
+        name = job_name(self.input, TRAIN_JOB_NAME)
+        return name if name[0].isalpha() else child_name("run", name, limit=TRAIN_JOB_NAME)
 
 
-def job_name(work: CurateInput | TrainInput | EvaluateInput | ExportInput) -> str:
+TRAIN_JOB_NAME = 46
+"""Longest name of a TrainJob of 64 nodes: its pods are called `<name>-node-0-<two digits>-<five letters>`. It begins
+with a letter (RFC 1035)."""
+
+
+def job_name(work: CurateInput | TrainInput | EvaluateInput | ExportInput, limit: int = 63) -> str:
     """`<version>-<stage>-<attempt>`, for curate `<cycle>-<run>-curate-<attempt>`."""
     who = work.identity
     if work.stage == "curate":
-        return child_name(who.cycle, str(who.run), work.stage, str(who.attempt))
-    return child_name(who.version, work.stage, str(who.attempt))
+        return child_name(who.cycle, str(who.run), work.stage, str(who.attempt), limit=limit)
+    return child_name(who.version, work.stage, str(who.attempt), limit=limit)
 
 
-def _metadata(request: StageRequest) -> JSON:
+def metadata(request: StageRequest) -> JSON:
+    """Of all that is made for an attempt."""
     who = request.input.identity
     return {
         "name": request.name,
         "namespace": who.namespace,
-        "labels": _labels(request),
+        "labels": labels(request),
         "ownerReferences": pods.owner(request.owner.kind, request.owner.name, request.owner.uid),
     }
 
 
-def _labels(request: StageRequest) -> dict[str, str]:
+def labels(request: StageRequest) -> dict[str, str]:
+    """Of all that is made for an attempt, its pods included."""
     who = request.input.identity
     run = "" if who.run is None else str(who.run)
     return pods.labels(who.cycle, version=who.version, stage=request.input.stage, run=run)
@@ -94,7 +107,7 @@ def _labels(request: StageRequest) -> dict[str, str]:
 
 def config_map(request: StageRequest) -> JSON:
     """The stage's input."""
-    return input_config_map(_metadata(request), request.input)
+    return input_config_map(metadata(request), request.input)
 
 
 def input_config_map(metadata: JSON, work: BaseModel) -> JSON:
@@ -111,13 +124,11 @@ def input_config_map(metadata: JSON, work: BaseModel) -> JSON:
 def job(request: StageRequest) -> JSON:
     """The stage's Job; suspended when it has to wait in a queue."""
     overrides = request.job.pod
-    metadata, queue = _metadata(request), request.job.queue_name
-    if queue is not None:
-        metadata["labels"] = {**metadata["labels"], QUEUE_LABEL: queue}
+    queue = request.job.queue_name
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata,
+        "metadata": queued(metadata(request), queue),
         "spec": {
             **({} if queue is None else {"suspend": True}),
             "backoffLimit": 0,
@@ -126,13 +137,18 @@ def job(request: StageRequest) -> JSON:
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
                 "metadata": {
-                    "labels": pods.pod_labels(_labels(request), overrides),
+                    "labels": pods.pod_labels(labels(request), overrides),
                     "annotations": pods.scrape_annotations(METRICS_PORT, overrides),
                 },
-                "spec": _pod(request),
+                "spec": pod(request),
             },
         },
     }
+
+
+def queued(metadata: JSON, queue: str | None) -> JSON:
+    """With the label of the queue to wait in, if there is one."""
+    return metadata if queue is None else metadata | {"labels": {**metadata["labels"], QUEUE_LABEL: queue}}
 
 
 def _failure_rules() -> list[JSON]:
@@ -146,7 +162,8 @@ def _failure_rules() -> list[JSON]:
     ]
 
 
-def _pod(request: StageRequest) -> JSON:
+def pod(request: StageRequest) -> JSON:
+    """Spec of the stage's pod."""
     spec = pods.pod_spec(request.job.pod)
     spec["restartPolicy"] = "Never"
     spec["terminationGracePeriodSeconds"] = GRACE_SECONDS

@@ -5,6 +5,7 @@ Room: operator, reconcile. Shared by curate, train and evaluate.
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -44,18 +45,18 @@ def seen(found: Job, pods: list[Pod], now: datetime) -> JobSeen:
     failed = found.condition("Failed")
     if failed is None and found.condition("Complete") is None:
         if found.spec.suspend:
-            return JobSeen(uid, waiting=_suspended(found))
-        pod = max(pods, key=_age, default=None)
-        why = waiting(pod, now) if pod is not None else _podless(found, now)
-        return JobSeen(uid, waiting=why, running_since=_running_since(pod))
-    ended = [(pod, status) for pod in pods for status in _main(pod) if status.ended is not None]
+            return JobSeen(uid, waiting=suspended("job", found))
+        pod = max(pods, key=age, default=None)
+        why = waiting(pod, now) if pod is not None else podless("job", found, now)
+        return JobSeen(uid, waiting=why, running_since=running_since(pod))
+    ended = [(pod, status) for pod in pods for status in main(pod) if status.ended is not None]
     if failed is None:
         if pods and not ended:
             # A Job is complete because its pod is: this list of pods is older than the Job, and brings no report yet.
-            return JobSeen(uid, running_since=_running_since(max(pods, key=_age)))
+            return JobSeen(uid, running_since=running_since(max(pods, key=age)))
         good = next(((p, s) for p, s in ended if s.ended is not None and s.ended.exit_code == 0), None)
-        return JobSeen(uid, "Complete", pod_gone=not pods, exit_code=0, report=_report(good[1]) if good else None)
-    last = max(ended, key=lambda pair: _age(pair[0]), default=None)
+        return JobSeen(uid, "Complete", pod_gone=not pods, exit_code=0, report=reported(good[1]) if good else None)
+    last = max(ended, key=lambda pair: age(pair[0]), default=None)
     end = last[1].ended if last is not None else None
     return JobSeen(
         uid,
@@ -63,55 +64,64 @@ def seen(found: Job, pods: list[Pod], now: datetime) -> JobSeen:
         pod_gone=not pods,
         exit_code=end.exit_code if end is not None else None,
         oom_killed=end is not None and end.reason == "OOMKilled",
-        disruption=_disrupted(pods) or "DisruptionTarget" in failed.message,
+        disruption=disrupted(pods) or "DisruptionTarget" in failed.message,
         deadline=failed.reason == "DeadlineExceeded",
-        report=_report(last[1]) if last is not None else None,
-        message=_words(failed.message, last[1] if last is not None else None),
+        report=reported(last[1]) if last is not None else None,
+        message=words(failed.message, last[1] if last is not None else None),
     )
 
 
-def _podless(found: Job, now: datetime) -> Remark | None:
+def podless(kind: Literal["job", "trainjob"], found: Job, now: datetime) -> Remark | None:
     """A quota or an admission rule that lets no pod be made: only events of the Job say which."""
     created = found.metadata.creation_timestamp
     if created is None or now - created < UNSCHEDULABLE_AFTER:
         return None
     name = found.metadata.name
-    return Remark(Reason.PENDING, f"Job {name} has no pod yet: `kubectl describe job {name}` says why")
+    return Remark(Reason.PENDING, f"{_KINDS[kind]} {name} has no pod yet: `kubectl describe {kind} {name}` says why")
 
 
-def _suspended(found: Job) -> Remark:
+_KINDS = {"job": "Job", "trainjob": "TrainJob"}
+
+
+def suspended(kind: Literal["job", "trainjob"], found: Job) -> Remark:
     """A Job that Kueue has not admitted yet, or that gave way to another one."""
     name, queue = found.metadata.name, found.metadata.labels.get(QUEUE_LABEL)
     if queue is None:
-        text = f"Job {name} is suspended, not by the operator: `kubectl patch job {name} -p "
-        return Remark(Reason.PENDING, text + """'{"spec":{"suspend":false}}'` lets it go on""")
-    text = f"Job {name} waits in queue {queue}: `kubectl describe workloads` says for what"
+        text = f"{_KINDS[kind]} {name} is suspended, not by the operator: `kubectl patch {kind} {name} "
+        how = "" if kind == "job" else "--type merge "  # a custom resource has no strategic merge patch
+        return Remark(Reason.PENDING, f"""{text}{how}-p '{{"spec":{{"suspend":false}}}}'` lets it go on""")
+    text = f"{_KINDS[kind]} {name} waits in queue {queue}: `kubectl describe workloads` says for what"
     return Remark(Reason.PENDING, f"{text}; without Kueue it waits for ever")
 
 
-def _age(pod: Pod) -> datetime:
+def age(pod: Pod) -> datetime:
+    """When it was made."""
     created = pod.metadata.creation_timestamp
     assert created is not None, "the API server stamps every object"
     return created
 
 
-def _main(pod: Pod) -> list[ContainerStatus]:
-    return [status for status in pod.status.container_statuses if status.name == CONTAINER]
+def main(pod: Pod, name: str = CONTAINER) -> list[ContainerStatus]:
+    """The stage's own container, if its status is known."""
+    return [status for status in pod.status.container_statuses if status.name == name]
 
 
-def _disrupted(pods: Iterable[Pod]) -> bool:
+def disrupted(pods: Iterable[Pod]) -> bool:
+    """Whether one of them had to give way."""
     found = [pod.condition("DisruptionTarget") for pod in pods]
     return any(condition is not None and condition.status == "True" for condition in found)
 
 
-def _running_since(pod: Pod | None) -> datetime | None:
+def running_since(pod: Pod | None) -> datetime | None:
+    """When a running pod's containers were started."""
     if pod is None or pod.status.phase != "Running":
         return None
     initialized = pod.condition("Initialized")
     return initialized.last_transition_time if initialized is not None else None
 
 
-def _words(failed: str, container: ContainerStatus | None) -> str:
+def words(failed: str, container: ContainerStatus | None) -> str:
+    """Kubernetes' words about a failure: the Job's `failed`, or better the container's."""
     end = container.ended if container is not None else None
     if end is None:
         return failed
@@ -120,7 +130,8 @@ def _words(failed: str, container: ContainerStatus | None) -> str:
     return f"{text}: {said}" if said and not said.startswith("{") else text
 
 
-def _report(container: ContainerStatus) -> StageReport | None:
+def reported(container: ContainerStatus) -> StageReport | None:
+    """The report of a container that has ended."""
     return report(container.ended.message) if container.ended is not None else None
 
 

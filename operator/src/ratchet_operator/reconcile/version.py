@@ -30,7 +30,7 @@ from ratchet_operator.domain.phases import Remark, VersionFacts, version_conditi
 from ratchet_operator.errors import InvalidObject, Waiting
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.stages import Owner, StageRequest
-from ratchet_operator.reconcile import exports, jobs, progress
+from ratchet_operator.reconcile import exports, jobs, launchers, progress, trainjobs
 from ratchet_operator.reconcile.announcing import ASK_AGAIN, announce, announced
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
@@ -96,6 +96,7 @@ class VersionPass:
             except Stop as stop:
                 self.stalled, self.waiting = stop.stalled, stop.waiting
             await exports.advance(self)
+            await trainjobs.collect(self)
             self.stalled = self.ctx.refused.get(self.version.metadata.uid) or self.stalled
             self._summarise()
             await self._write()
@@ -103,7 +104,7 @@ class VersionPass:
         self.ctx.metrics.stall(VERSION_KIND, meta.namespace, meta.name, self.stalled is not None)
         acts = Acts()
         if self.request is not None:
-            await acts.attempt(jobs.create(self.ctx.kube, self.request))
+            await acts.attempt(launchers.create(self.ctx.kube, self.request))
         self.wake.append(acts.settle(self.ctx, self.version.metadata.uid))
         await exports.act(self)
         conditions = self.version.status.conditions
@@ -168,11 +169,11 @@ class VersionPass:
         if entry is None or stages.retry_due(entry, self.now):
             await self._plan(cycle, name, entry)
             return
-        seen = await jobs.observe(
+        seen = await launchers.observe(
             self.ctx.kube, self.version.metadata.namespace, self.version.metadata.uid, entry, self.now
         )
         move = stages.advance(entry, seen, self.now, shrinkable=self._shrinkable(cycle, name, entry.attempts))
-        self._store(move.status)
+        self.store(move.status)
         self.stalled, self.waiting = move.stalled, move.waiting
         self.wake.append(move.wake_at)
         self.events += stages.events(name, move)
@@ -181,7 +182,7 @@ class VersionPass:
         elif move.status.job is not None and move.status.finished_at is None:
             self.wake.append(self.ctx.settings.pace.training)
             if seen is None:
-                self.request = await self._request(cycle, name, entry.attempts)
+                self.request = await self._request(cycle, name, entry.attempts, entry.launcher)
             elif name == "train" and seen.running_since is not None:
                 numbers = await progress.training(self.ctx, self.version, cycle, self.now)
                 self.update(training=numbers or self.version.status.training)
@@ -202,7 +203,7 @@ class VersionPass:
         entry = StageStatus(stage="evaluate", attempts=attempts)
         artifacts = self.version.status.artifacts.model_copy(update={"sealed_report": None})
         self.update(evaluation=None, artifacts=artifacts)
-        self._store(entry)
+        self.store(entry)
         text = f"proven against {before.champion if before else '?'}, which serves no more: it is evaluated again"
         self.events.append((False, Reason.PENDING, text))
 
@@ -213,18 +214,21 @@ class VersionPass:
             await self._estimate(cycle)
             if self._unapproved(cycle):
                 return
-        request = await self._request(cycle, name, entry.attempts if entry is not None else Attempts())
+        launcher = cycle.spec.training.launcher if name == "train" else "Job"
+        request = await self._request(cycle, name, entry.attempts if entry is not None else Attempts(), launcher)
         # Also before a training: a version that nothing could judge is not worth one.
         policy = self._policy(cycle)
         missing = await jobs.missing(self.ctx.kube, cycle, policy.suites)
         missing = missing or await jobs.judge_trouble(self.ctx.kube, cycle, policy.judge)
+        if missing is None and launcher == "TrainJob":
+            missing = await trainjobs.missing(self.ctx.kube, cycle)
         if missing is not None:
             raise Stop(stalled=missing)
-        self._store(stages.planned(entry, name, request.name))
+        self.store(stages.planned(entry, name, request.name, launcher))
         self.request = request
         self.wake.append(self.ctx.settings.pace.training)
         reason = Reason.TRAINING if name == "train" else Reason.EVALUATING
-        self.events.append((False, reason, f"{name} starts as Job {request.name}"))
+        self.events.append((False, reason, f"{name} starts as {launcher} {request.name}"))
 
     async def _estimate(self, cycle: ImprovementCycle) -> None:
         """What the training will cost, before anything is asked of the cluster or of a person."""
@@ -250,18 +254,21 @@ class VersionPass:
             self._await(needed, meta.creation_timestamp or self.now)
         else:
             reason, message = str(expired.reason), expired.message
-            self._store(StageStatus(stage="train", finished_at=self.now, reason=reason, message=message))
+            self.store(StageStatus(stage="train", finished_at=self.now, reason=reason, message=message))
             self.events.append((True, expired.reason, message))
         return True
 
-    def _store(self, entry: StageStatus) -> None:
+    def store(self, entry: StageStatus) -> None:
+        """The status of a stage."""
         others = [old for old in self.version.status.stages if old.stage != entry.stage]
         self.update(stages=sorted([*others, entry], key=lambda one: ("train", "evaluate", "curate").index(one.stage)))
 
     # What a stage is told
 
-    async def _request(self, cycle: ImprovementCycle, name: versions.Next, attempts: Attempts) -> StageRequest:
-        return self._train(cycle, attempts) if name == "train" else await self._evaluate(cycle, attempts)
+    async def _request(
+        self, cycle: ImprovementCycle, name: versions.Next, attempts: Attempts, launcher: stages.Launcher
+    ) -> StageRequest:
+        return self._train(cycle, attempts, launcher) if name == "train" else await self._evaluate(cycle, attempts)
 
     def _identity(self, cycle: ImprovementCycle, attempts: Attempts) -> StageIdentity:
         meta, run = self.version.metadata, self.version.spec.run
@@ -279,7 +286,7 @@ class VersionPass:
             return retries.shrink(self._hyperparameters(cycle), times) is not None
         return retries.shrink_batch(cycle.spec.evaluation.batch_size, times) is not None
 
-    def _train(self, cycle: ImprovementCycle, attempts: Attempts) -> StageRequest:
+    def _train(self, cycle: ImprovementCycle, attempts: Attempts, launcher: stages.Launcher) -> StageRequest:
         dataset = self.version.spec.dataset
         assert dataset is not None, "only a recipe is trained"
         asked = self._hyperparameters(cycle)
@@ -290,8 +297,8 @@ class VersionPass:
             hyperparameters=retries.shrink(asked, attempts.out_of_memory) or asked,
             checkpoint_interval=cycle.spec.training.checkpoint_interval,
         )
-        image = self.ctx.settings.images.trainer
-        return StageRequest(cycle, self._owner(), work, cycle.spec.training.job, image, cycle.spec.base_model)
+        image, base = self.ctx.settings.images.trainer, cycle.spec.base_model
+        return StageRequest(cycle, self._owner(), work, cycle.spec.training.job, image, base, launcher=launcher)
 
     async def _evaluate(self, cycle: ImprovementCycle, attempts: Attempts) -> StageRequest:
         champion = await self._champion(cycle)
@@ -406,14 +413,14 @@ class VersionPass:
         done = versions.stage(self.version, "evaluate")
         assert done is not None
         attempts = done.attempts.model_copy(update={"unsealed": done.attempts.unsealed + 1})
-        self._store(StageStatus(stage="evaluate", attempts=attempts))
+        self.store(StageStatus(stage="evaluate", attempts=attempts))
         self.wake.append(0.0)
         self.events.append((False, Reason.EVALUATING, f"the sealed suites are opened: {passed}"))
 
     def _fail(self, name: versions.Next, message: str) -> None:
         entry = versions.stage(self.version, name)
         assert entry is not None
-        self._store(entry.model_copy(update={"reason": str(Reason.INTERNAL_ERROR), "message": message}))
+        self.store(entry.model_copy(update={"reason": str(Reason.INTERNAL_ERROR), "message": message}))
         self.events.append((True, Reason.INTERNAL_ERROR, message))
 
     # Saying it

@@ -1,6 +1,6 @@
-"""A rank that follows: `python -m ratchet_trainer.train.follow ORDER.json`, started by `team.Team` and by nobody else.
+"""A rank that follows: `python -m ratchet_trainer.train.follow ORDER.json`, started by `team.Team` or `nodes.lend` and by nobody else.
 
-Room: trainer. Touches the device, and what the order names. It reads what the leader has fetched and verified, and ends
+Room: trainer. Touches the device, and what the order names. It reads what its pod's stage has fetched and verified, and ends
 when the leader says so or is gone.
 """
 
@@ -42,7 +42,7 @@ def follow(order: Order) -> None:
     assert isinstance(stage, TrainInput)
     quiet_libraries()
     hyper = stage.hyperparameters
-    device = torch.device("cuda", order.rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda", order.device) if torch.cuda.is_available() else torch.device("cpu")
     prepared = prepare(stage, Path(order.base), Path(order.rows), order.rows_name, device)
     save_memory(hyper, prepared.model, device)
     loop.ready(prepared.model, order.packed)

@@ -36,6 +36,7 @@ from ratchet_trainer.train.record import StepRecord
 if TYPE_CHECKING:
     from ratchet_trainer.train.checkpoint import Checkpoints
     from ratchet_trainer.train.encode import Example
+    from ratchet_trainer.train.nodes import Place
 
 log = logging.getLogger("ratchet")
 
@@ -47,8 +48,10 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
 
     Raises StageError's children.
     """
+    from ratchet_trainer.train import nodes
     from ratchet_trainer.train.checkpoint import Checkpoints
 
+    place = nodes.here()
     recipe = _recipe(stage)
     uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "adapter")
     uri, finished = store.place(uri, "adapter", recipe)
@@ -57,11 +60,13 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
 
     base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)
     dataset = store.fetch(stage.dataset.uri, "dataset", stage.dataset.digest, scratch / "dataset", _check_dataset)
+    if place is not None and place.node > 0:
+        return _lend(stage, place, base, scratch)
     adapter, logs = scratch / "adapter", scratch / "logs"
     inputs = {"recipe": recipe, "base": base.digest, "dataset": dataset.digest}
-    place = checkpoints_uri(stage.identity.storage_uri, stage.identity.version)
-    checkpoints = Checkpoints(store, place, recipe, inputs, stage.checkpoint_interval, scratch)
-    numbers = _train(stage, base, scratch / "dataset" / TRAIN, adapter, logs, progress, checkpoints)
+    kept = checkpoints_uri(stage.identity.storage_uri, stage.identity.version)
+    checkpoints = Checkpoints(store, kept, recipe, inputs, stage.checkpoint_interval, scratch)
+    numbers = _train(stage, base, scratch / "dataset" / TRAIN, adapter, logs, progress, checkpoints, place)
     made = store.publish(adapter, uri, "adapter", inputs, numbers, beside=[logs])
     checkpoints.clear()
     return _report(uri, made)
@@ -90,13 +95,15 @@ def _train(
     logs: Path,
     progress: Progress,
     checkpoints: "Checkpoints",
+    place: "Place | None",
 ) -> dict[str, int | float | str]:
     """The training itself; gives back the numbers for the manifest."""
     import torch
 
-    from ratchet_trainer.train import loop, precision, team
+    from ratchet_trainer.train import loop, nodes, precision, team
 
     hyper, name = stage.hyperparameters, stage.base_model.uri
+    board = None if place is None else nodes.Board(place)
     device = pick_device(all_used=True)
     rows_name = f"{stage.dataset.uri}/{TRAIN}"
     prepared = prepare(stage, base.path, rows_file, rows_name, device)
@@ -108,26 +115,33 @@ def _train(
     else:
         packed, chosen = earlier.packed, earlier.precision
     save_memory(hyper, model, device)
-    ranks = team.ranks_wanted()
+    mine = team.ranks_wanted()
+    per_node = [mine] if board is None else board.gather(nodes.Brings(mine, base.digest))
+    ranks = sum(per_node)
     log.info(
         "training on %d examples (left out: %s), %d steps, %s, %s, %d rank(s) on %s", len(examples),
         prepared.left_out or "none", loop.steps_of(len(examples), hyper), chosen,
         "packed" if packed else "not packed", ranks, device.type,
     )  # fmt: skip
+    meeting = str(adapter.with_name("meeting")) if place is None else place.meeting
     orders = [
         team.Order(
-            rank, ranks, str(adapter.with_name("meeting")), stage.model_dump_json(), str(base.path), str(rows_file),
-            rows_name, packed, chosen,
+            rank, ranks, rank, meeting, stage.model_dump_json(), str(base.path), str(rows_file), rows_name, packed,
+            chosen,
         )
-        for rank in range(1, ranks)
+        for rank in range(1, mine)
     ]  # fmt: skip
+    if board is not None:
+        board.tell(nodes.Plan(per_node, packed, chosen))
 
     torch.manual_seed(hyper.seed)
     forward = loop.Forward(device, packed, torch.bfloat16 if chosen == "bf16" else None)
     with _Journal(logs, progress, () if earlier is None else earlier.records) as journal:
         checkpoints.begin(chosen, packed, lambda: journal.records)
         resume = None if earlier is None else earlier.snapshot
-        with team.Team(orders, adapter.parent, device) if orders else nullcontext() as others:
+        listen = None if board is None else board.listen
+        leads = team.Team(orders, adapter.parent, device, ranks, meeting, listen) if ranks > 1 else nullcontext()
+        with leads as others:
             last = loop.run(model, examples, hyper, forward, journal.note, checkpoints, resume, others)
     _save(model, adapter, name)
     left_out = {f"leftOut.{reason}": count for reason, count in prepared.left_out.items()}
@@ -136,6 +150,24 @@ def _train(
         "tokensPerSecond": round(last.tokens_per_second), "seconds": round(last.seconds, 1), "precision": chosen,
         "device": str(device), "ranks": ranks, **left_out,
     }  # fmt: skip
+
+
+def _lend(stage: TrainInput, place: "Place", base: LocalModel, scratch: Path) -> StageReport:
+    """The part of a node that does not lead: its ranks compute, and the adapter is node 0's to report."""
+    from ratchet_trainer.train import nodes, team
+
+    mine = team.ranks_wanted()
+    rows = scratch / "dataset" / TRAIN
+
+    def order(plan: nodes.Plan, rank: int) -> team.Order:
+        return team.Order(
+            rank, sum(plan.ranks), rank - plan.first(place.node), place.meeting, stage.model_dump_json(),
+            str(base.path), str(rows), f"{stage.dataset.uri}/{TRAIN}", plan.packed, plan.precision,
+        )  # fmt: skip
+
+    nodes.lend(place, base.digest, mine, order, scratch)
+    text = f"node {place.node} of {place.nodes} has computed its share; the report is node 0's"
+    return StageReport(stage="train", outcome="Succeeded", reason=Reason.SUCCEEDED, message=text)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Several GPUs in one pod: the first rank leads, the others compute their share of each gradient and nothing else.
+"""Several GPUs: the first rank leads, the others compute their share of each gradient and nothing else.
 
 Room: trainer. Starts processes of its own, and talks to them by torch.distributed; touches the scratch folder.
 
@@ -33,6 +33,7 @@ END = -1
 PATIENCE = timedelta(hours=12)
 """How long a rank waits for the others: the leader may save a checkpoint or load a model meanwhile. That one of them
 has died is noticed at once, by its connection or its exit code."""
+BOARD = "tcp://"
 _POLL = 0.0005
 
 
@@ -42,8 +43,10 @@ class Order:
 
     rank: int
     ranks: int
+    device: int
+    """Number of its GPU in its pod, if there are any."""
     meeting: str
-    """File by which the ranks find each other."""
+    """By what the ranks find each other: a file, or `tcp://HOST:PORT` of a board (see `nodes`)."""
     stage: str
     """The stage's input, JSON."""
     base: str
@@ -77,16 +80,30 @@ def share(batch: Sequence[Example], rank: int, ranks: int) -> list[Example]:
 def join(rank: int, ranks: int, meeting: str, device: torch.device, look: Callable[[], None] | None = None) -> None:
     """Enters the group. The leader waits for the others with `look`, before a call that cannot be interrupted.
 
-    A pod's ranks are neighbours, so gloo is bound to the loopback."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    A pod's ranks are neighbours, so gloo is bound to the loopback; those of several pods are not."""
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store = distributed.FileStore(meeting, ranks)
+    if meeting.startswith(BOARD):
+        store: Any = connect(meeting, timedelta(seconds=60))
+    else:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        store = distributed.FileStore(meeting, ranks)
     store.set(f"here/{rank}", "1")
     if look is not None:
         while not store.check([f"here/{other}" for other in range(ranks)]):
             look()
             time.sleep(0.05)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
+
+
+def connect(meeting: str, timeout: timedelta) -> Any:
+    """The board at `tcp://HOST:PORT`. Raises RuntimeError."""
+    host, _, port = meeting.removeprefix(BOARD).rpartition(":")
+    return distributed.TCPStore(host, int(port), is_master=False, timeout=timeout)
+
+
+def killed(code: int | None) -> bool:
+    """Whether a rank's exit code says that it was killed for memory, by itself or by the kernel."""
+    return code in (ExitCode.KILLED, -signal.SIGKILL)
 
 
 class Wire:
@@ -142,9 +159,19 @@ class Wire:
 class Team:
     """The leader's side; a context manager, at the end of which no follower is left."""
 
-    def __init__(self, orders: Sequence[Order], scratch: Path, device: torch.device) -> None:
-        self.ranks = len(orders) + 1
+    def __init__(
+        self,
+        orders: Sequence[Order],
+        scratch: Path,
+        device: torch.device,
+        ranks: int,
+        meeting: str,
+        listen: Callable[[], None] | None = None,
+    ) -> None:
+        """`orders`: of the followers in this pod. `listen`: raises what other pods have to say, if there are any."""
+        self.ranks = ranks
         self._orders, self._scratch, self._device = orders, scratch, device
+        self._meeting, self._listen = meeting, listen
         self._followers: list[subprocess.Popen[bytes]] = []
         self._wire: Wire | None = None
 
@@ -155,7 +182,7 @@ class Team:
             command = [sys.executable, "-m", "ratchet_trainer.train.follow", str(path)]
             self._followers.append(subprocess.Popen(command))
         try:
-            join(0, self.ranks, self._orders[0].meeting, self._device, self._look)
+            join(0, self.ranks, self._meeting, self._device, self._look)
         except BaseException:
             self._end()
             raise
@@ -164,8 +191,10 @@ class Team:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and self._wire is not None:
-            self._finish(self._wire.number(END))
+        if error is None:
+            # There may have been no step at all, after a checkpoint of the last one.
+            end = torch.full((1,), END, dtype=torch.int64, device=self._device)
+            self._finish(distributed.broadcast(end, src=0, async_op=True))
             for follower in self._followers:
                 follower.wait(timeout=60)
         self._end()
@@ -209,9 +238,11 @@ class Team:
         """Raises OutOfMemory or TryAgain when a follower has ended."""
         until = time.monotonic() + patience
         while True:
+            if self._listen is not None:
+                self._listen()
             for order, follower in zip(self._orders, self._followers, strict=True):
                 code = follower.poll()
-                if code in (ExitCode.KILLED, -signal.SIGKILL):
+                if killed(code):
                     raise OutOfMemory(f"rank {order.rank} ran out of memory: lower microBatch, or raise its memory")
                 if code is not None:
                     raise TryAgain(f"rank {order.rank} of {self.ranks} ended with exit code {code}; its log is above")
