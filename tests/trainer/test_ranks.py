@@ -165,3 +165,18 @@ def test_a_rank_that_does_not_come_up_ends_the_attempt_by_name(
     ran = stages.run("train", training)
     assert ran.code == ExitCode.TRY_AGAIN, ran.log
     assert "rank 1 of 2 ended with exit code 1" in ran.report.message
+
+
+@pytest.mark.slow
+def test_after_a_checkpoint_of_the_last_step_nobody_waits_for_another(
+    stages: Any, identity: Identity, training: dict[str, Any], ranks: Callable[[int], None],
+    at_step: Callable[[int, Callable[[], None]], None], followers: list[subprocess.Popen[bytes]],
+) -> None:  # fmt: skip
+    ranks(2)
+    at_step(STEPS, lambda: signal.raise_signal(signal.SIGTERM))
+    assert stages.run("train", training).code == ExitCode.PREEMPTED
+    at_step(0, lambda: None)
+    ran = stages.run("train", training | {"identity": identity(attempt=1)})
+    assert ran.code == ExitCode.DONE, ran.log
+    assert f"going on after step {STEPS}" in ran.log
+    assert followers[-1].returncode == 0

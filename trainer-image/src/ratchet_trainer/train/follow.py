@@ -1,7 +1,7 @@
-"""A rank that follows: `python -m ratchet_trainer.train.follow ORDER.json`, started by `team.Team` or `nodes.lend` and by nobody else.
+"""A rank that follows: `python -m ratchet_trainer.train.follow ORDER.json`, started by `team.Team` or `nodes.lend`.
 
-Room: trainer. Touches the device, and what the order names. It reads what its pod's stage has fetched and verified, and ends
-when the leader says so or is gone.
+Room: trainer. Touches the device, and what the order names. It reads what its pod's stage has fetched and verified, and
+ends when the leader says so or is gone.
 """
 
 import logging

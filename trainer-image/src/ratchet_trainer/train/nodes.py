@@ -146,15 +146,9 @@ def lend(place: Place, base_digest: str, ranks: int, order: Callable[[Plan, int]
     `order`: of a rank by the plan and its number. Raises OutOfMemory, TryAgain, Preempted.
     """
     store = _reach(place)
-    try:
-        store.set(f"brings/{place.node}", json.dumps(asdict(Brings(ranks, base_digest))))
-        while not store.check(["plan"]):
-            time.sleep(_POLL)
-        plan = Plan(**json.loads(store.get("plan")))
-    except RuntimeError as error:
-        raise TryAgain(f"node 0 is gone: {error}") from None
     started: list[subprocess.Popen[bytes]] = []
     try:
+        plan = _plan(store, place, Brings(ranks, base_digest))
         for rank in range(plan.first(place.node), plan.first(place.node) + ranks):
             path = scratch / f"rank-{rank}.json"
             path.write_text(json.dumps(asdict(order(plan, rank))))
@@ -173,6 +167,17 @@ def lend(place: Place, base_digest: str, ranks: int, order: Callable[[Plan, int]
         for process in started:
             process.kill()
             process.wait()
+
+
+def _plan(store: Any, place: Place, brings: Brings) -> Plan:
+    """What node 0 has decided, once it knows what this node brings. Raises TryAgain."""
+    try:
+        store.set(f"brings/{place.node}", json.dumps(asdict(brings)))
+        while not store.check(["plan"]):
+            time.sleep(_POLL)
+        return Plan(**json.loads(store.get("plan")))
+    except RuntimeError as error:
+        raise TryAgain(f"node 0 is gone: {error}") from None
 
 
 def _watch(place: Place, started: Sequence[subprocess.Popen[bytes]]) -> None:
