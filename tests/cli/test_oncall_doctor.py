@@ -7,6 +7,8 @@ from datetime import timedelta
 import pytest
 from tests.cli.oncall_states import NOW, STATES
 
+from ratchet_api.export import Export
+from ratchet_api.judge import Judge
 from ratchet_cli.main import main
 from ratchet_cli.oncall.doctor import Finding, LeaseSeen, NotTold, PodSeen, Seen, findings, healthy, rows_of, text
 from ratchet_cli.oncall.screen import console
@@ -21,10 +23,44 @@ WELL = Seen(
     gateways=[PodSeen("gw-1", "ratchet-system", True)],
     lease=LeaseSeen("ratchet-system", "op-1", NOW - timedelta(seconds=3), 15, NOW),
     view=STATES["idle"],
-    secret_keys=frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
+    secrets={"storage": frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})},
     config_maps={"assistant-suites": {"target.jsonl": '{"id": "1"}\n', "general.jsonl": '{"id": "1"}\n\n{"id": "2"}'}},
     arms=[PodSeen("arm-1", "chat", True)],
 )
+
+
+def naming_secrets() -> Seen:
+    """A cycle with a judge, a hub and a registry, and all of their Secrets."""
+    view = STATES["idle"]
+    judge = {"url": "https://judge.example.com/v1", "model": "judge-70b", "credentialsSecret": {"name": "judge"}}
+    export = {
+        "formats": ["safetensors"], "license": "MIT", "hub": {"repository": "acme/x", "tokenSecret": {"name": "hub"}},
+        "oci": {"repository": "registry.example.com/x", "credentialsSecret": {"name": "registry"}},
+    }  # fmt: skip
+    spec = view.cycle.spec.model_copy(
+        update={
+            "evaluation": view.cycle.spec.evaluation.model_copy(update={"judge": Judge.model_validate(judge)}),
+            "export": Export.model_validate(export),
+        }
+    )
+    more = {"judge": {"OPENAI_API_KEY"}, "hub": {"HF_TOKEN"}, "registry": {".dockerconfigjson"}}
+    cycle = view.cycle.model_copy(update={"spec": spec})
+    secrets = dict(WELL.secrets) | {name: frozenset(keys) for name, keys in more.items()}
+    return replace(WELL, view=replace(view, cycle=cycle), secrets=secrets)
+
+
+def test_every_secret_that_a_cycle_names_is_looked_at() -> None:
+    well = naming_secrets()
+    assert [finding.state for finding in findings(well) if finding.subject.startswith("secret ")] == ["ok"] * 4
+    for name, field, fix in (
+        ("judge", "evaluation.judge.credentialsSecret", "create secret generic judge --from-literal=OPENAI_API_KEY="),
+        ("hub", "export.hub.tokenSecret", "create secret generic hub --from-literal=HF_TOKEN="),
+        ("registry", "export.oci.credentialsSecret", "create secret docker-registry registry --docker-server="),
+    ):
+        found = findings(replace(well, secrets={each: keys for each, keys in well.secrets.items() if each != name}))
+        (bad,) = [finding for finding in found if finding.state == "bad"]
+        assert (bad.subject, bad.message) == (f"secret {name}", f"{field}: there is no Secret {name}")
+        assert fix in bad.fix
 
 
 def test_a_healthy_cycle() -> None:
@@ -56,9 +92,9 @@ SICK = {
     "prometheus blind": (replace(WELL, view=STATES["held"]), "bad", "prometheus", "answer the operator"),
     "may not look": (replace(WELL, denied=[("list", "modelversions")]), "bad", "you", "`view`"),
     "may not act": (replace(WELL, denied=[("patch", "improvementcycles")]), "unknown", "you", "`edit`"),
-    "no secret": (replace(WELL, secret_keys=None), "bad", "secret storage", "create secret generic storage"),
+    "no secret": (replace(WELL, secrets={}), "bad", "secret storage", "create secret generic storage"),
     "half a secret": (
-        replace(WELL, secret_keys=frozenset({"AWS_ACCESS_KEY_ID"})), "bad", "secret storage", "edit secret",
+        replace(WELL, secrets={"storage": frozenset({"AWS_ACCESS_KEY_ID"})}), "bad", "secret storage", "edit secret",
     ),
     "no map": (replace(WELL, config_maps={}), "bad", "configmap assistant-suites", "create configmap assistant-suites"),
     "no key": (

@@ -11,6 +11,7 @@ from typing import Literal
 
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.data import ConfigMapKey
+from ratchet_api.judge import KEY_ENV
 from ratchet_api.names import CYCLE_PLURAL, VERSION_PLURAL
 from ratchet_cli.oncall.view import View, Where
 from ratchet_cli.oncall.words import ago, count, span
@@ -75,7 +76,8 @@ class Seen:
     denied: list[tuple[str, str]] = field(default_factory=list)
     """(verb, resource) that the caller may not do."""
     view: View | None = None
-    secret_keys: frozenset[str] | NotTold | None = None
+    secrets: Mapping[str, frozenset[str] | NotTold | None] = field(default_factory=dict)
+    """By name: keys of the Secrets that the spec names."""
     config_maps: Mapping[str, Mapping[str, str] | NotTold | None] = field(default_factory=dict)
     """By name: data of the ConfigMaps that the spec names."""
     arms: list[PodSeen] | NotTold = field(default_factory=list)
@@ -198,29 +200,48 @@ def _permissions(denied: list[tuple[str, str]]) -> Finding:
 
 def _of_cycle(seen: Seen, view: View) -> list[Finding]:
     return [
-        _secret(seen, view.cycle),
+        *_secrets(seen, view.cycle),
         *_config_maps(seen, view.cycle),
         _arms(seen, view),
         *_conditions(view),
     ]
 
 
-def _secret(seen: Seen, cycle: ImprovementCycle) -> Finding:
-    reference = cycle.spec.storage.credentials_secret
-    if reference is None:
-        return Finding("ok", "credentials", "none are named: the pods use workload identity")
-    subject, keys = f"secret {reference.name}", seen.secret_keys
-    wanted = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    literals = " ".join(f"--from-literal={key}=..." for key in wanted)
+def named_secrets(cycle: ImprovementCycle) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(field, name, keys) of every Secret that the spec names, with the keys that it must have."""
+    spec = cycle.spec
+    judge, hub = spec.evaluation.judge, spec.export.hub if spec.export is not None else None
+    oci = spec.export.oci if spec.export is not None else None
+    named = [
+        ("storage.credentialsSecret", spec.storage.credentials_secret, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")),
+        ("evaluation.judge.credentialsSecret", judge.credentials_secret if judge is not None else None, (KEY_ENV,)),
+        ("export.hub.tokenSecret", hub.token_secret if hub is not None else None, ("HF_TOKEN",)),
+        ("export.oci.credentialsSecret", oci.credentials_secret if oci is not None else None, (".dockerconfigjson",)),
+    ]
+    return [(field, reference.name, keys) for field, reference, keys in named if reference is not None]
+
+
+def _secrets(seen: Seen, cycle: ImprovementCycle) -> list[Finding]:
+    found = [_secret(seen, *named) for named in named_secrets(cycle)]
+    if cycle.spec.storage.credentials_secret is None:
+        found.insert(0, Finding("ok", "credentials", "none are named: the pods use workload identity"))
+    return found
+
+
+def _secret(seen: Seen, field: str, name: str, wanted: tuple[str, ...]) -> Finding:
+    subject, keys = f"secret {name}", seen.secrets.get(name)
     if isinstance(keys, NotTold):
         return Finding("unknown", subject, keys.why)
     if keys is None:
-        fix = f"`{seen.where.kubectl(f'create secret generic {reference.name} {literals}')}`"
-        return Finding("bad", subject, f"storage.credentialsSecret: there is no Secret {reference.name}", fix)
+        create = f"generic {name} " + " ".join(f"--from-literal={key}=..." for key in wanted)
+        if wanted == (".dockerconfigjson",):
+            create = f"docker-registry {name} --docker-server=... --docker-username=... --docker-password=..."
+        fix = f"`{seen.where.kubectl(f'create secret {create}')}`"
+        return Finding("bad", subject, f"{field}: there is no Secret {name}", fix)
     missing = [key for key in wanted if key not in keys]
     if missing:
-        fix = f"`{seen.where.kubectl(f'edit secret {reference.name}')}`"
-        return Finding("bad", subject, f"has no key {' and no key '.join(missing)}", fix)
+        fix = f"`{seen.where.kubectl(f'edit secret {name}')}`"
+        return Finding("bad", subject, f"{field}: it has no key {' and no key '.join(missing)}", fix)
     return Finding("ok", subject, "is there, with its keys")
 
 

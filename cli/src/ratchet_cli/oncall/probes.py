@@ -6,6 +6,7 @@ Room: cli. Talks to the API server, and to Prometheus through it or directly.
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,7 +16,15 @@ from kubernetes.client.exceptions import ApiException
 
 from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, CYCLE_PLURAL, GATEWAY_LABELS, GROUP, GROUP_VERSION, VERSION_PLURAL
 from ratchet_cli.oncall.cluster import Cluster, message_of
-from ratchet_cli.oncall.doctor import LeaseSeen, NotTold, PodSeen, Seen, named_config_maps, prometheus_url
+from ratchet_cli.oncall.doctor import (
+    LeaseSeen,
+    NotTold,
+    PodSeen,
+    Seen,
+    named_config_maps,
+    named_secrets,
+    prometheus_url,
+)
 from ratchet_cli.oncall.errors import Unreachable
 
 LEASE = "ratchet-operator"
@@ -52,7 +61,7 @@ def look(cluster: Cluster, name: str | None, home: str | None) -> Seen:
 
 def _with_cycle(cluster: Cluster, core: Any, seen: Seen, name: str) -> Seen:
     view = cluster.view(name)
-    secret = view.cycle.spec.storage.credentials_secret
+    secrets = sorted({name for _, name, _ in named_secrets(view.cycle)})
     wanted = sorted({reference.name for _, reference in named_config_maps(view.cycle)})
     labels = {CYCLE_LABEL: name, ARM_LABEL: "true"}
     return Seen(
@@ -60,8 +69,8 @@ def _with_cycle(cluster: Cluster, core: Any, seen: Seen, name: str) -> Seen:
         prometheus=seen.prometheus,
         denied=seen.denied,
         view=view,
-        secret_keys=_tried(lambda: _keys(core, cluster.namespace, secret.name)) if secret is not None else None,
-        config_maps={each: _tried(_data(core, cluster.namespace, each)) for each in wanted},
+        secrets={each: _tried(partial(_keys, core, cluster.namespace, each)) for each in secrets},
+        config_maps={each: _tried(partial(_data, core, cluster.namespace, each)) for each in wanted},
         arms=_tried(lambda: _pods(core, cluster.namespace, labels)),
     )
 
@@ -200,15 +209,12 @@ def _keys(core: Any, namespace: str, name: str) -> frozenset[str] | None:
         raise
 
 
-def _data(core: Any, namespace: str, name: str) -> Callable[[], dict[str, str] | None]:
-    def read() -> dict[str, str] | None:
-        try:
-            found = core.read_namespaced_config_map(name, namespace, _request_timeout=_SECONDS)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise
-        # What is binary is there all the same.
-        return (found.data or {}) | dict.fromkeys(found.binary_data or {}, "{}")
-
-    return read
+def _data(core: Any, namespace: str, name: str) -> dict[str, str] | None:
+    try:
+        found = core.read_namespaced_config_map(name, namespace, _request_timeout=_SECONDS)
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        raise
+    # What is binary is there all the same.
+    return (found.data or {}) | dict.fromkeys(found.binary_data or {}, "{}")
