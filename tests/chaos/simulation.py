@@ -116,6 +116,7 @@ class Process(Application):
         for number in range(self.settings.workers):
             self._spawn(f"worker {number}", self._work())
         self._spawn("sync", self._watch(), endless=False)
+        self._spawn("lists", self.keep_listing())
 
     async def _watch(self) -> None:
         await self.sync()
@@ -189,9 +190,9 @@ OURS = ("ImprovementCycle", "ModelVersion")
 WATCHED: dict[str, Callable[..., None]] = {
     "ImprovementCycle": handlers.cycle_changed,
     "ModelVersion": handlers.version_changed,
-    "Job": handlers.child_changed,
-    "Deployment": handlers.child_changed,
-    "Pod": handlers.child_changed,
+    "Job": handlers.job_changed,
+    "Deployment": handlers.deployment_changed,
+    "Pod": handlers.pod_changed,
 }
 
 

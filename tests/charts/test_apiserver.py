@@ -123,7 +123,7 @@ OPERATOR_MAY: list[Question] = [
     *[(verb, "services", "") for verb in ("get", "create", "patch")],
     ("list", "endpointslices", "discovery.k8s.io"),
     *[(verb, "httproutes", "gateway.networking.k8s.io") for verb in ("get", "patch")],
-    ("list", "horizontalpodautoscalers", "autoscaling"),
+    *[(verb, "horizontalpodautoscalers", "autoscaling") for verb in ("list", "watch")],
     ("get", "secrets", ""),
     ("create", "events", "events.k8s.io"),
 ]

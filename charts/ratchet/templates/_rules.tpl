@@ -50,7 +50,7 @@
 # An arm that somebody else scales is left to it.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
-  verbs: [list]
+  verbs: [list, watch]
 # By name, never as a list: whether the Secret that a spec names exists (its metadata is asked for), and the content of
 # those that promotion.git and notifications name: for pull requests, receivers' addresses and signatures.
 - apiGroups: [""]

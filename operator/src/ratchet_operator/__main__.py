@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("kopf").setLevel(max(logging.INFO, logging.getLogger().level))
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-    log.info("%d handlers watch; Prometheus at %s", len(handlers.CHILDREN) + 2, settings.prometheus_url)
+    log.info("%d handlers watch; Prometheus at %s", len(handlers.CHILDREN) + 3, settings.prometheus_url)
     try:
         return asyncio.run(serve(settings))
     except ConfigException as error:

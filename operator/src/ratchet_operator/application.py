@@ -5,13 +5,12 @@ Room: operator. `handlers` puts keys on the queue; here they are worked on.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import zlib
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Literal, Self
 
-from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import CYCLE_KIND, VERSION_KIND
-from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.access import Access
 from ratchet_operator.clients.arms import Arms
 from ratchet_operator.clients.events import Events
@@ -19,13 +18,14 @@ from ratchet_operator.clients.gateway import Gateway
 from ratchet_operator.clients.git.proposer import Proposer
 from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
+from ratchet_operator.clients.mirror import MIRRORED, Mirror, Unsettled
 from ratchet_operator.clients.otlp import Collector
 from ratchet_operator.clients.prometheus import Prometheus
-from ratchet_operator.clients.transport import Api, NotFound, Transport
+from ratchet_operator.clients.transport import JSON, Api, NotFound, Transport
 from ratchet_operator.clients.webhooks import Webhooks
 from ratchet_operator.errors import Conflict, Forbidden, NotLeading, OperatorError, Stalling, Transient, Waiting
 from ratchet_operator.health import Servers
-from ratchet_operator.index import Index
+from ratchet_operator.index import Index, of_child, rests
 from ratchet_operator.leader import Leader
 from ratchet_operator.metrics import Metrics
 from ratchet_operator.queue import Key, WorkQueue
@@ -52,8 +52,10 @@ class Application:
         self.settings = settings
         self.metrics = Metrics()
         self.index = Index()
+        self.mirror = Mirror()
         self.queue = WorkQueue(self._depth)
         self.leader = Leader(settings.election)
+        self._identity = settings.election.identity if settings.election is not None else "ratchet-operator"
         self.synced = False
         self.failed: asyncio.Event = asyncio.Event()
         """Set when a task that must not end has ended: the process should."""
@@ -65,6 +67,7 @@ class Application:
         self._tasks: list[asyncio.Task[None]] = []
         self._servers = Servers(self.alive, self.ready, self.metrics)
         self.context: Context
+        self._looking: Context | None = None
 
     async def __aenter__(self) -> Self:
         if self._transport is None:
@@ -73,14 +76,13 @@ class Application:
         self._webhooks = Webhooks()
         kube = Kube(self._transport, self.leader.guard, self.metrics)
         access = Access(self.settings.prometheus_credentials, self.settings.prometheus_headers)
-        identity = self.settings.election.identity if self.settings.election is not None else "ratchet-operator"
         otlp = self.settings.otlp
         if otlp is not None:
-            resource = {"service.name": "ratchet-operator", "service.instance.id": identity}
+            resource = {"service.name": "ratchet-operator", "service.instance.id": self._identity}
             self._collector = Collector(otlp.endpoint, otlp.headers, resource)
         self.context = Context(
             kube=kube,
-            events=Events(kube, identity),
+            events=Events(kube, self._identity),
             prometheus=Prometheus(self._http, self.settings.prometheus_url, access),
             gateway=Gateway(self._http, kube, self.settings.gateway_namespace),
             arms=Arms(self._http),
@@ -95,6 +97,7 @@ class Application:
         self._spawn("leader", self.leader.run(kube), endless=self.settings.election is not None)
         for number in range(self.settings.workers):
             self._spawn(f"worker {number}", self._work())
+        self._spawn("lists", self.keep_listing())
         return self
 
     async def __aexit__(
@@ -162,11 +165,7 @@ class Application:
         delay = 0.5
         while not self.synced:
             try:
-                for namespace in self.settings.namespaces or ("",):
-                    for found in await self.context.kube.select(ModelVersion, namespace):
-                        self.index.note_version(found)
-                    for item in await self.context.kube.select(ImprovementCycle, namespace):
-                        self.index.note_cycle(item)
+                await self._list()
                 self.seed_all()
                 self.synced = True
             except (OperatorError, NotFound) as error:
@@ -174,6 +173,68 @@ class Application:
                 log.warning("the objects cannot be listed yet: %s%s", error, missing)
                 await asyncio.sleep(delay)
                 delay = min(15.0, delay * 2)
+
+    async def keep_listing(self) -> None:
+        """Look at all objects again and again, in case that an event got lost."""
+        while True:
+            await asyncio.sleep(self.settings.pace.relist)
+            if not self.synced:
+                continue
+            try:
+                await self._list()
+            except (OperatorError, NotFound) as error:
+                log.warning("the objects cannot be listed again: %s", error)
+
+    async def _list(self) -> None:
+        """All that is mirrored, a page at a time; children first, so that a look finds those of its cycle."""
+        for kind, label in reversed(MIRRORED.items()):
+            for namespace in self.settings.namespaces or ("",):
+                gone = self.mirror.known(kind, namespace)
+                async for page in self.context.kube.pages(kind, namespace, label):
+                    for body in page:
+                        gone.pop((kind, body["metadata"]["namespace"], body["metadata"]["name"]), None)
+                        self.seen(kind, body)
+                    await asyncio.sleep(0)
+                for where, revision in gone.items():
+                    last = self.mirror.get(*where)
+                    if last is not None and self.mirror.revision(where) == revision:
+                        self.gone(kind, last)
+
+    # What the watches bring
+
+    def seen(self, kind: str, body: JSON) -> None:
+        """An object is like this."""
+        if kind in MIRRORED and not self.mirror.note(kind, body):
+            return  # whoever it concerns has looked, or is about to
+        meta = body["metadata"]
+        if kind in RECONCILERS:
+            self._tell(self.index.note(Key(kind, meta["namespace"], meta["name"]), body))
+        else:
+            self._tell(self._child(kind, body))
+
+    def gone(self, kind: str, body: JSON) -> None:
+        """An object was deleted."""
+        if kind in MIRRORED and not self.mirror.forget(kind, body):
+            return
+        meta = body["metadata"]
+        if kind in RECONCILERS:
+            self._tell(self.index.forget(Key(kind, meta["namespace"], meta["name"])))
+        else:
+            self._tell(self._child(kind, body))
+
+    def _child(self, kind: str, body: JSON) -> list[Key]:
+        meta = body.get("metadata") or {}
+        if kind == "HorizontalPodAutoscaler":
+            target = ((body.get("spec") or {}).get("scaleTargetRef") or {}).get("name")
+            found = self.mirror.get("Deployment", meta["namespace"], target) if target else None
+            meta = (found or {}).get("metadata") or {}
+        key = of_child(meta)
+        return [] if key is None else [key]
+
+    def _tell(self, keys: Iterable[Key]) -> None:
+        if self.synced:
+            for key in keys:
+                self.queue.add(key)
 
     async def _work(self) -> None:
         while True:
@@ -196,7 +257,7 @@ class Application:
     ) -> Literal["done", "waiting", "stalled", "forbidden", "conflict", "unavailable", "observing", "error"]:
         where = f"{key.kind} {key.namespace}/{key.name}"
         try:
-            delay = await RECONCILERS[key.kind](self.context, key.namespace, key.name)
+            delay = await self._pass(key)
         except Waiting as error:
             log.debug("%s: %s", where, error)
             self.queue.add_after(key, error.delay)
@@ -224,11 +285,31 @@ class Application:
             return "error"
         self.queue.succeeded(key)
         if delay is not None:
-            self.queue.add_after(key, delay)
+            self.queue.add_after(key, self._spread(key, delay))
         return "done"
 
     def _look_at(self, key: tuple[str, str]) -> None:
         self.queue.add(Key(CYCLE_KIND, *key))
+
+    async def _pass(self, key: Key) -> float | None:
+        """A look at what is known, when all seems to rest; unless that is all there is to it, a pass that acts."""
+        reconcile = RECONCILERS[key.kind]
+        known = self.mirror.get(key.kind, key.namespace, key.name)
+        if known is not None and rests(key.kind, known):
+            if self._looking is None:
+                self._looking = self.context.looking(self.mirror, self._identity)
+            try:
+                return await reconcile(self._looking, key.namespace, key.name)
+            except (Unsettled, OperatorError):
+                pass  # whatever it is, it is found out again from what the API server says now
+        return await reconcile(self.context, key.namespace, key.name)
+
+    def _spread(self, key: Key, delay: float) -> float:
+        """Looks that only come round come at different times; those that are due at a moment are left alone."""
+        resync = self.settings.pace.resync
+        if delay != resync:
+            return delay
+        return resync * (0.75 + 0.25 * (zlib.crc32(f"{key.namespace}/{key.name}".encode()) & 0xFFFF) / 0xFFFF)
 
     def _depth(self, waiting: int, delayed: int) -> None:
         self.metrics.queued.set(waiting)

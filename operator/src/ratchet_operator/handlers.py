@@ -8,15 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import kopf
-from pydantic import ValidationError
 
-from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import CYCLE_KIND, CYCLE_LABEL, CYCLE_PLURAL, GROUP, VERSION_KIND, VERSION_PLURAL
-from ratchet_api.version import ModelVersion
 from ratchet_operator.application import Application
 from ratchet_operator.clients.transport import load_configuration
-from ratchet_operator.index import of_child
-from ratchet_operator.queue import Key
 
 log = logging.getLogger(__name__)
 CHILDREN = (("batch", "jobs"), ("apps", "deployments"), ("", "pods"))
@@ -60,41 +55,45 @@ async def log_in(**_: Any) -> kopf.ConnectionInfo:
     )
 
 
+def _tell(memo: kopf.Memo, kind: str, event: Any) -> None:
+    application: Application = memo.application
+    if event["type"] == "DELETED":
+        application.gone(kind, event["object"])
+    else:
+        application.seen(kind, event["object"])
+
+
 @kopf.on.event(GROUP, CYCLE_PLURAL)
 def cycle_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """A cycle and the versions that follow it."""
-    _ours(memo.application, event, CYCLE_KIND)
+    _tell(memo, CYCLE_KIND, event)
 
 
 @kopf.on.event(GROUP, VERSION_PLURAL)
 def version_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """A version and its cycle."""
-    _ours(memo.application, event, VERSION_KIND)
+    _tell(memo, VERSION_KIND, event)
 
 
 @kopf.on.event("batch", "jobs")
+def job_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """A stage's Job."""
+    _tell(memo, "Job", event)
+
+
 @kopf.on.event("apps", "deployments")
+def deployment_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """An arm's Deployment."""
+    _tell(memo, "Deployment", event)
+
+
 @kopf.on.event("", "pods")
-def child_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """A stage's Job or an arm's Deployment, and their pods."""
-    key = of_child(event["object"].get("metadata") or {})
-    if key is not None:
-        memo.application.queue.add(key)
+def pod_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """A pod of a stage or an arm."""
+    _tell(memo, "Pod", event)
 
 
-def _ours(application: Application, event: Any, kind: str) -> None:
-    body = event["object"]
-    meta = body["metadata"]
-    key = Key(kind, meta["namespace"], meta["name"])
-    if event["type"] == "DELETED":
-        keys = application.index.forget(key)
-    else:
-        try:
-            if kind == CYCLE_KIND:
-                keys = application.index.note_cycle(ImprovementCycle.model_validate(body))
-            else:
-                keys = application.index.note_version(ModelVersion.model_validate(body))
-        except ValidationError:
-            keys = [key]  # its own pass says what is wrong with it
-    for found in keys:
-        application.queue.add(found)
+@kopf.on.event("autoscaling", "horizontalpodautoscalers")
+def scaler_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Who else scales an arm."""
+    _tell(memo, "HorizontalPodAutoscaler", event)

@@ -68,6 +68,10 @@ class Pace:
 
     resync: float = 60.0
     """A cycle or version at rest."""
+    relist: float = 180.0
+    """Everything that is watched, in case that an event got lost."""
+    shared: float = 5.0
+    """Age up to which cycles at rest share one answer of the gateways."""
     rollout: float = 1.0
     """A rollout that waits for a gateway or an arm, neither of which is watched."""
     routes: float = 10.0

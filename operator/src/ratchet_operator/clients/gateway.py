@@ -4,6 +4,7 @@ Room: operator, clients.
 """
 
 import asyncio
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +23,14 @@ class Routes(BaseModel):
 
     cycles: dict[str, dict[str, int]] = Field(default_factory=dict)
     """`namespace/cycle` -> version -> percent."""
+
+
+class RoutesPort(Protocol):
+    """Who knows what the gateways have in force."""
+
+    async def routes(self) -> list[Routes] | None:
+        """See Gateway.routes."""
+        ...
 
 
 class Gateway:
@@ -50,6 +59,26 @@ class Gateway:
             return Routes.model_validate(body) if status == 200 else None
         except (NoAnswer, ValidationError):
             return None
+
+
+class SharedRoutes:
+    """One answer for all who ask within some seconds: of cycles that rest, for it may be a little old."""
+
+    def __init__(self, inner: RoutesPort, seconds: float) -> None:
+        self._inner = inner
+        self._seconds = seconds
+        self._lock = asyncio.Lock()
+        self._answer: list[Routes] | None = None
+        self._until = 0.0
+
+    async def routes(self) -> list[Routes] | None:
+        """See Gateway.routes."""
+        async with self._lock:
+            asked = asyncio.get_running_loop().time()
+            if asked >= self._until:
+                self._answer = await self._inner.routes()
+                self._until = asked + self._seconds
+            return self._answer
 
 
 def weight_in_force(routes: list[Routes] | None, cycle: str, version: str) -> int | None:

@@ -3,7 +3,7 @@
 Room: operator, clients. Every write passes the guard first, so that a process that does not lead cannot act.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from ratchet_operator.clients.transport import JSON, AlreadyExists, NotFound, Tr
 from ratchet_operator.errors import Conflict, InvalidObject, Waiting
 from ratchet_operator.metrics import Metrics
 
+PAGE = 500
+"""Objects of one page of a long list: what has to be held in memory at a time."""
 T = TypeVar("T", bound=BaseModel)
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
@@ -75,6 +77,10 @@ class Kube:
         """Raises NotLeading when this process must not write."""
         self._metrics = metrics
 
+    def over(self, wrap: Callable[[Transport], Transport]) -> "Kube":
+        """The same with another transport around this one's; what it does is not counted."""
+        return Kube(wrap(self._transport), self._may_write)
+
     def _guard(self, verb: str, kind: str) -> None:
         self._may_write()
         if self._metrics is not None:
@@ -111,6 +117,17 @@ class Kube:
             except InvalidObject:
                 continue  # its own reconcile says so in its status
         return found
+
+    async def pages(self, kind: str, namespace: str, labels: str = "") -> AsyncIterator[list[JSON]]:
+        """All objects of a kind as they come, a page at a time; `namespace` empty: of all namespaces."""
+        query = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {})
+        while True:
+            raw = await self._transport.request("get", RESOURCES[kind].path(namespace), query=query)
+            yield list(raw.get("items") or ())
+            more = (raw.get("metadata") or {}).get("continue")
+            if not more:
+                return
+            query["continue"] = more
 
     async def apply(self, manifest: JSON, manager: str = FIELD_MANAGER, force: bool = True) -> None:
         """Server-side apply: creates it, or makes these fields so and nobody else's.

@@ -5,7 +5,7 @@ Room: operator, reconcile.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -13,8 +13,9 @@ from ratchet_api.announcements import Announcement
 from ratchet_api.reasons import Reason
 from ratchet_operator.clients.arms import Server
 from ratchet_operator.clients.events import Events
-from ratchet_operator.clients.gateway import Routes
+from ratchet_operator.clients.gateway import Routes, SharedRoutes
 from ratchet_operator.clients.kube import Kube
+from ratchet_operator.clients.mirror import Looking, Mirror
 from ratchet_operator.domain.analysis import ArmReadings
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.queries import ArmQueries
@@ -86,6 +87,12 @@ class Context:
     """Held from reading what the versions spent of a suite's error rate until that one more has is written."""
     asked: dict[str, datetime] = field(default_factory=dict)
     """When live progress was last asked for, by uid: a brake only, forgotten without loss."""
+
+    def looking(self, mirror: Mirror, instance: str) -> "Context":
+        """For passes that only look: reads come from the mirror, and what would write raises Unsettled."""
+        kube = self.kube.over(lambda transport: Looking(mirror, transport))
+        gateway = SharedRoutes(self.gateway, self.settings.pace.shared)
+        return replace(self, kube=kube, events=Events(kube, instance), gateway=gateway)
 
 
 def soonest(now: datetime, *moments: datetime | float | None) -> float | None:
