@@ -144,9 +144,10 @@ class Server:
         self._tell(who, gone["kind"], gone, None)
 
     def _select(self, things: Mapping[str, JSON], query: Mapping[str, str]) -> list[JSON]:
-        labels = [pair.split("=", 1) for pair in query.get("labelSelector", "").split(",") if pair]
+        """By `key=value`, or `key` for any value."""
+        labels = [pair.partition("=") for pair in query.get("labelSelector", "").split(",") if pair]
         fields = [pair.split("=", 1) for pair in query.get("fieldSelector", "").split(",") if pair]
-        found = [t for t in things.values() if all((t["metadata"].get("labels") or {}).get(k) == v for k, v in labels)]
+        found = [t for t in things.values() if all(_labelled(t, *label) for label in labels)]
         return [f for f in found if all(_field(f, k) == v for k, v in fields)]
 
     def _create(self, who: str, collection: str, body: JSON) -> JSON:
@@ -190,6 +191,11 @@ class Server:
     def _tell(self, who: str, kind: str, old: JSON | None, new: JSON | None) -> None:
         for listener in self.listeners:
             listener(who, kind, old, new)
+
+
+def _labelled(thing: JSON, key: str, equals: str, value: str) -> bool:
+    there = thing["metadata"].get("labels") or {}
+    return there.get(key) == value if equals else key in there
 
 
 def split(path: str) -> tuple[str, str, str]:

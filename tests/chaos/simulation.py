@@ -29,6 +29,7 @@ from ratchet_operator.clients.gateway import Routes
 from ratchet_operator.clients.git.credentials import Credentials
 from ratchet_operator.clients.git.proposer import Errand
 from ratchet_operator.clients.kube import Kube
+from ratchet_operator.clients.mirror import Telling
 from ratchet_operator.clients.transport import JSON
 from ratchet_operator.domain.analysis import ArmReadings, NoSample, Reading, Sample
 from ratchet_operator.domain.letters import Letter
@@ -92,7 +93,7 @@ class Process(Application):
         if not simulation.dice.strikes("skew", 1.0):
             self.skew = timedelta(0)
         self.leader = Leader(election, self._loop.time)
-        kube = Kube(self.link, self.leader.guard, self.metrics)
+        kube = Kube(Telling(self.link, self.answered), self.leader.guard, self.metrics)
         repository = simulation.repository
         proposer = NoGit() if repository is None else repository.proposer(self.link, self.leader.guard)
         self.context = Context(
@@ -112,11 +113,11 @@ class Process(Application):
     def start(self) -> None:
         """As Application and __main__ do."""
         self.leader.on_change(self._leads)
+        self._spawn("lists", self.keep_listing())
         self._spawn("leader", self.leader.run(self.context.kube), endless=False)
         for number in range(self.settings.workers):
             self._spawn(f"worker {number}", self._work())
         self._spawn("sync", self._watch(), endless=False)
-        self._spawn("lists", self.keep_listing())
 
     async def _watch(self) -> None:
         await self.sync()

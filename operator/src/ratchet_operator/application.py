@@ -18,7 +18,7 @@ from ratchet_operator.clients.gateway import Gateway
 from ratchet_operator.clients.git.proposer import Proposer
 from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
-from ratchet_operator.clients.mirror import MIRRORED, Mirror, Unsettled
+from ratchet_operator.clients.mirror import MIRRORED, Mirror, Telling, Unsettled
 from ratchet_operator.clients.otlp import Collector
 from ratchet_operator.clients.prometheus import Prometheus
 from ratchet_operator.clients.transport import JSON, Api, NotFound, Transport
@@ -74,7 +74,7 @@ class Application:
             self._transport = self._api = await Api.connect()
         self._http = Http()
         self._webhooks = Webhooks()
-        kube = Kube(self._transport, self.leader.guard, self.metrics)
+        kube = Kube(Telling(self._transport, self.answered), self.leader.guard, self.metrics)
         access = Access(self.settings.prometheus_credentials, self.settings.prometheus_headers)
         otlp = self.settings.otlp
         if otlp is not None:
@@ -165,7 +165,7 @@ class Application:
         delay = 0.5
         while not self.synced:
             try:
-                await self._list()
+                await self._list_all()
                 self.seed_all()
                 self.synced = True
             except (OperatorError, NotFound) as error:
@@ -181,11 +181,11 @@ class Application:
             if not self.synced:
                 continue
             try:
-                await self._list()
+                await self._list_all()
             except (OperatorError, NotFound) as error:
                 log.warning("the objects cannot be listed again: %s", error)
 
-    async def _list(self) -> None:
+    async def _list_all(self) -> None:
         """All that is mirrored, a page at a time; children first, so that a look finds those of its cycle."""
         for kind, label in reversed(MIRRORED.items()):
             for namespace in self.settings.namespaces or ("",):
@@ -211,6 +211,12 @@ class Application:
             self._tell(self.index.note(Key(kind, meta["namespace"], meta["name"]), body))
         else:
             self._tell(self._child(kind, body))
+
+    def answered(self, kind: str, body: JSON) -> None:
+        """The API server has just said that an object is like this, unless the answer is older than its deletion."""
+        meta = body["metadata"]
+        if self.mirror.revision((kind, meta["namespace"], meta["name"])) is not None:
+            self.seen(kind, body)
 
     def gone(self, kind: str, body: JSON) -> None:
         """An object was deleted."""

@@ -107,6 +107,7 @@ def rests(kind: str, body: Raw) -> bool:
         or serving.get("retired")
         or (rollout and rollout.get("phase") != "Done")
         or (run and not run.get("finishedAt"))
+        or (status.get("notifications") or {}).get("outbox")
     )
     return bool(serving.get("stable")) and not people_s and not going_on
 

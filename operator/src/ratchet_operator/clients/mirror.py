@@ -1,6 +1,7 @@
 """What the watches have brought, as it was last seen; and reads that are answered from it.
 
-Room: operator, clients. `Mirror` is memory only; `Looking` sends on what it cannot answer, if it is a read.
+Room: operator, clients. `Mirror` is memory only; `Looking` sends on what it cannot answer, if it is a read; `Telling`
+sends on everything, and tells of the objects that come back, so that a mirror is never behind what this process knows.
 
 Nothing is ever written because of a mirror: it may be late. A pass that looks at it and finds something to do is
 begun anew with reads of the API server (see `Unsettled`), so that a mirror can at worst hide news for a while, until
@@ -10,7 +11,7 @@ Objects are kept as the bytes of their JSON: a tenth of what they need as Python
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,6 +155,35 @@ class Looking:
         return {"items": [one for one in found if labels.items() <= (one["metadata"].get("labels") or {}).items()]}
 
 
+class Telling:
+    """A Transport that tells `seen` of every whole object of a mirrored kind that an answer brings.
+
+    The answer to a write of our own comes before its event does. Without it, a look soon after could take a cycle for
+    one at rest that this very process has set going.
+    """
+
+    def __init__(self, inner: Transport, seen: Callable[[str, JSON], None]) -> None:
+        self._inner = inner
+        self._seen = seen
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: JSON | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        accept: str | None = None,
+    ) -> JSON:
+        """See Transport."""
+        answer = await self._inner.request(method, path, body, query, content_type, accept)
+        if accept is None and method in ("get", "put", "patch"):
+            kind, _, name = _parsed(path.removesuffix("/status"))
+            if kind is not None and name:
+                self._seen(kind, answer)
+        return answer
+
+
 def _parsed(path: str) -> tuple[str | None, str, str]:
     """(kind, namespace, name) of a path; kind None for what is not mirrored, and for parts of objects."""
     pieces = path.strip("/").split("/")
@@ -184,9 +214,10 @@ def _cycle(kind: str, body: JSON) -> str:
 
 
 def _packed(kind: str, body: JSON) -> bytes:
-    """Without what no look asks for."""
+    """Without what no look asks for: of managedFields, only who says how many pods an arm has."""
     kept = {key: value for key, value in body.items() if key not in ("apiVersion", "kind", "metadata")}
-    meta = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+    dropped = () if kind == "Deployment" else ("managedFields",)
+    meta = {key: value for key, value in body["metadata"].items() if key not in dropped}
     if kind == "Pod":
         kept.pop("spec", None)
     return json.dumps({"metadata": meta} | kept, separators=(",", ":")).encode()
