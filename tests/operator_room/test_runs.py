@@ -400,33 +400,38 @@ def test_what_proves_nothing_is_not_remembered(reason: Reason) -> None:
 # Who is told of what
 
 
+def note(index: Index, thing: ImprovementCycle | ModelVersion) -> list[Key]:
+    kind = CYCLE_KIND if isinstance(thing, ImprovementCycle) else VERSION_KIND
+    return index.note(Key(kind, thing.metadata.namespace, thing.metadata.name), thing.dump())
+
+
 def test_a_cycle_s_change_is_told_to_the_versions_that_may_follow() -> None:
     index = Index()
     of = cycle(serving("champion"))
     for name, phase in (("old", "Superseded"), ("champion", "Serving"), ("new", "Evaluating"), ("bad", "Rejected")):
-        index.note_version(version(name, phase=phase))
+        note(index, version(name, phase=phase))
     other = version("others").model_copy(update={"spec": version().spec.model_copy(update={"cycle": "other"})})
-    index.note_version(other)
-    told = {key.name for key in index.note_cycle(of)}
+    note(index, other)
+    told = {key.name for key in note(index, of)}
     assert told == {"assistant", "champion", "new"}
-    assert len(index.known()) == 6
+    assert len(list(index.known())) == 6
 
 
 def test_a_rejected_digest_that_may_be_tried_again_is_told() -> None:
     index = Index()
     waits = version("again", phase="Rejected", conditions=said(ConditionType.REJECTED, True, Reason.ALREADY_REJECTED))
-    index.note_version(waits)
-    assert Key(VERSION_KIND, "default", "again") in index.note_cycle(cycle(serving()))
+    note(index, waits)
+    assert Key(VERSION_KIND, "default", "again") in note(index, cycle(serving()))
 
 
 def test_who_is_left_behind_is_told() -> None:
     index = Index()
-    index.note_cycle(cycle(serving()))
-    index.note_version(version())
+    note(index, cycle(serving()))
+    note(index, version())
     mine, its = Key(VERSION_KIND, "default", "v"), Key(CYCLE_KIND, "default", "assistant")
     assert index.forget(its) == [mine]
     assert index.forget(mine) == [its]
-    assert index.known() == []
+    assert list(index.known()) == []
 
 
 @pytest.mark.parametrize(
