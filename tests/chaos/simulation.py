@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import kopf
 from cluster import NAMESPACE, Clock, Controllers, Server, plural_path, ready, split
 from faults import Dice, Killed, Link
 from invariants import Invariants
@@ -173,7 +172,7 @@ class Process(Application):
     def _deliver(self, kind: str, event: str | None, thing: JSON) -> None:
         if self.link.dead or (kind not in OURS and CYCLE_LABEL not in (thing["metadata"].get("labels") or {})):
             return
-        WATCHED[kind](event={"type": event, "object": thing}, memo=kopf.Memo(application=self))
+        handlers.tell(self, kind, {"type": event, "object": thing})
 
     def _list(self, kind: str) -> None:
         if not self.link.dead:
@@ -188,13 +187,7 @@ class Process(Application):
 
 
 OURS = ("ImprovementCycle", "ModelVersion")
-WATCHED: dict[str, Callable[..., None]] = {
-    "ImprovementCycle": handlers.cycle_changed,
-    "ModelVersion": handlers.version_changed,
-    "Job": handlers.job_changed,
-    "Deployment": handlers.deployment_changed,
-    "Pod": handlers.pod_changed,
-}
+WATCHED = (*OURS, "Job", "Deployment", "Pod")
 
 
 @dataclasses.dataclass

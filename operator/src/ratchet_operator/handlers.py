@@ -1,6 +1,7 @@
 """Watches: every event puts the keys of those whom it concerns on the queue, and does nothing else.
 
-Room: operator. kopf decorators. `on.event` leaves no trace on anybody's objects: no finalizer, no annotation.
+Room: operator. kopf decorators. `on.event` leaves no trace on anybody's objects: no finalizer, no annotation. Handlers
+are coroutines: kopf calls anything else from threads, of which queue and mirror know nothing.
 """
 
 import logging
@@ -55,8 +56,8 @@ async def log_in(**_: Any) -> kopf.ConnectionInfo:
     )
 
 
-def _tell(memo: kopf.Memo, kind: str, event: Any) -> None:
-    application: Application = memo.application
+def tell(application: Application, kind: str, event: Any) -> None:
+    """What an event says of an object."""
     if event["type"] == "DELETED":
         application.gone(kind, event["object"])
     else:
@@ -64,36 +65,36 @@ def _tell(memo: kopf.Memo, kind: str, event: Any) -> None:
 
 
 @kopf.on.event(GROUP, CYCLE_PLURAL)
-def cycle_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+async def cycle_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """A cycle and the versions that follow it."""
-    _tell(memo, CYCLE_KIND, event)
+    tell(memo.application, CYCLE_KIND, event)
 
 
 @kopf.on.event(GROUP, VERSION_PLURAL)
-def version_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+async def version_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """A version and its cycle."""
-    _tell(memo, VERSION_KIND, event)
+    tell(memo.application, VERSION_KIND, event)
 
 
 @kopf.on.event("batch", "jobs")
-def job_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+async def job_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """A stage's Job."""
-    _tell(memo, "Job", event)
+    tell(memo.application, "Job", event)
 
 
 @kopf.on.event("apps", "deployments")
-def deployment_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+async def deployment_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """An arm's Deployment."""
-    _tell(memo, "Deployment", event)
+    tell(memo.application, "Deployment", event)
 
 
 @kopf.on.event("", "pods")
-def pod_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+async def pod_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """A pod of a stage or an arm."""
-    _tell(memo, "Pod", event)
+    tell(memo.application, "Pod", event)
 
 
 @kopf.on.event("autoscaling", "horizontalpodautoscalers")
-def scaler_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+async def scaler_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """Who else scales an arm."""
-    _tell(memo, "HorizontalPodAutoscaler", event)
+    tell(memo.application, "HorizontalPodAutoscaler", event)
