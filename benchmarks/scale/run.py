@@ -260,7 +260,7 @@ def page(report: dict[str, Any]) -> str:
                 "",
             ]
     lines += [
-        "The operator's only writes at rest are the renewals of its Lease. How many writes a transition costs is "
+        "`lease` are the renewals of the leader election, which are no writes to anybody's objects. How many writes a transition costs is "
         "counted by `tests/operator_room/test_mirror.py`; see `docs/scale.md`.",
         "",
     ]

@@ -60,11 +60,13 @@ class Report:
 
 
 def verb(method: str, url: str, params: Any) -> str:
-    """The API server's word for a request; `probe` for one that goes elsewhere."""
+    """The API server's word for a request; `lease` for all of the election, `probe` for what goes elsewhere."""
     parts = urlsplit(url)
     pieces = parts.path.strip("/").split("/")
     if pieces[0] not in ("api", "apis"):
         return "other" if method == "GET" and parts.scheme == "https" else "probe"
+    if "leases" in pieces:
+        return "lease"
     if method != "GET":
         return {"POST": "create", "PUT": "update"}.get(method, method.lower())
     asked = {**parse_qs(parts.query), **(dict(params) if params else {})}
