@@ -61,7 +61,7 @@ class Report:
 
 def verb(method: str, url: str, params: Any) -> str:
     """The API server's word for a request; `lease` for all of the election, `probe` for what goes elsewhere."""
-    parts = urlsplit(url)
+    method, parts = method.upper(), urlsplit(url)
     pieces = parts.path.strip("/").split("/")
     if pieces[0] not in ("api", "apis"):
         return "other" if method == "GET" and parts.scheme == "https" else "probe"
