@@ -10,6 +10,7 @@ import json
 import os
 import platform as machine
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=240.0, help="seconds at rest after the last start of each side")
     options = parser.parse_args()
     expected = options.cycles * (1 + options.versions)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the platform and the sides end, too
     load, results = os.getloadavg()[0], []
     with crowd(options.cycles, options.versions) as environment:
         settled = settle(expected, environment)
@@ -260,8 +262,8 @@ def page(report: dict[str, Any]) -> str:
                 "",
             ]
     lines += [
-        "`lease` are the renewals of the leader election, which are no writes to anybody's objects. How many writes a transition costs is "
-        "counted by `tests/operator_room/test_mirror.py`; see `docs/scale.md`.",
+        "`lease` are the renewals of the leader election, which are no writes to anybody's objects. How many writes a "
+        "transition costs is counted by `tests/operator_room/test_mirror.py`; see `docs/scale.md`.",
         "",
     ]
     return "\n".join(lines)
