@@ -116,6 +116,7 @@ def full_cycle(namespace: str) -> JSON:
                 "hmacSecret": {"name": "ops", "key": "hmac"},
             }
         ],
+        tracking={"mlflow": {"url": "http://mlflow.mlops.svc:5000", "credentialsSecret": {"name": "mlflow"}}},
         export=JOB
         | {
             "formats": ["safetensors", "gguf-q4_k_m"],
@@ -281,6 +282,8 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
      "hmacSecret: Slack checks no signature"),
     ("the cloud's metadata", "ImprovementCycle", ("spec", "notifications"),
      [SINK | {"url": "http://169.254.169.254/latest"}], "link-local addresses and metadata names"),
+    ("the cloud's metadata", "ImprovementCycle", ("spec", "tracking", "mlflow", "url"), "http://169.254.169.254/latest",
+     "link-local addresses and metadata names"),
     ("no target", "ImprovementCycle", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],
      "no suite has role: target"),
     ("no target", "ModelVersion", ("spec", "evaluation", "suites"), [SUITE | {"role": "safety"}],

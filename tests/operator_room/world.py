@@ -33,6 +33,7 @@ from ratchet_operator.reconcile import version as versions
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.reconcile.courier import Courier, SenderPort
 from ratchet_operator.reconcile.desk import Desk, ProposerPort
+from ratchet_operator.reconcile.registrar import Registrar, RegistryPort
 from ratchet_operator.reconcile.tracing import Tracer
 from ratchet_operator.settings import Address, Images, Settings
 
@@ -291,6 +292,8 @@ class World:
         """Made anew with every operator."""
         self.sender: SenderPort = NoReceiver()
         """Who takes notices; lives longer than an operator."""
+        self.registry: RegistryPort | None = None
+        """MLflow, if there is one; lives longer than an operator."""
         self.shop: Any = None
         """Its repository and forge, if it has some."""
         self.tracer: Tracer | None = None
@@ -311,6 +314,7 @@ class World:
             metrics=Metrics(),
             desk=Desk(kube, self.proposer()),
             courier=Courier(kube, self.sender),
+            registrar=Registrar(kube, self.registry) if self.registry is not None else None,
             tracer=self.tracer,
             now=self.clock,
         )
@@ -402,6 +406,8 @@ class World:
         except Killed:
             await self.context.desk.close()
             await self.context.courier.close()
+            if self.context.registrar is not None:
+                await self.context.registrar.close()
             self.restart()
             return False
         except self.tolerated:
@@ -415,6 +421,8 @@ class World:
             await versions.reconcile(self.context, self.namespace, version.metadata.name)
         await self.context.desk.idle()
         await self.context.courier.idle()
+        if self.context.registrar is not None:
+            await self.context.registrar.idle()
 
     async def settle(self) -> None:
         """Passes until one of them writes nothing."""

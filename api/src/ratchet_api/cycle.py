@@ -21,6 +21,7 @@ from ratchet_api.presets import Training
 from ratchet_api.promotion import Promotion, Proposal
 from ratchet_api.rollout import Rollout
 from ratchet_api.serving import Serving
+from ratchet_api.tracking import Tracking
 from ratchet_api.training import StageJob
 from ratchet_api.version import StageStatus
 
@@ -115,6 +116,8 @@ class ImprovementCycleSpec(Model):
         ),
     ] = Field(default_factory=list)
     """Who is told outside the cluster."""
+    tracking: Tracking | None = None
+    """Where trainings are written down besides; absent means nowhere."""
     export: Export | None = None
     """In which formats a version leaves the cycle; absent means none."""
     history_limit: Annotated[int, Field(ge=1, le=100)] = 10

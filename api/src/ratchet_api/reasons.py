@@ -108,6 +108,8 @@ class Reason(StrEnum):
     """A person closed the proposal without merging it: it is not opened again. Reopen it, or promote by hand."""
     NOTIFICATION_FAILED = "NotificationFailed"
     """A receiver in spec.notifications does not take what it is sent: correct its url or Secret. Holds up nothing."""
+    TRACKING_FAILED = "TrackingFailed"
+    """MLflow at spec.tracking.mlflow does not take the aliases: correct its url or Secret. Holds up nothing."""
     AWAITING_APPROVAL = "AwaitingApproval"
     """promotion.mode is Approval and a person has not approved yet; the message says what to type."""
     APPROVAL_EXPIRED = "ApprovalExpired"

@@ -19,6 +19,7 @@ from ratchet_operator.clients.git.proposer import Proposer
 from ratchet_operator.clients.http import Http
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.mirror import MIRRORED, Mirror, Telling, Unsettled
+from ratchet_operator.clients.mlflow import Mlflow
 from ratchet_operator.clients.otlp import Collector
 from ratchet_operator.clients.prometheus import Prometheus
 from ratchet_operator.clients.transport import JSON, Api, NotFound, Transport
@@ -33,6 +34,7 @@ from ratchet_operator.reconcile import cycle, version
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
+from ratchet_operator.reconcile.registrar import Registrar
 from ratchet_operator.reconcile.tracing import Tracer
 from ratchet_operator.settings import Settings
 
@@ -63,6 +65,7 @@ class Application:
         self._api: Api | None = None
         self._http: Http | None = None
         self._webhooks: Webhooks | None = None
+        self._mlflow: Mlflow | None = None
         self._collector: Collector | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._servers = Servers(self.alive, self.ready, self.metrics)
@@ -74,6 +77,7 @@ class Application:
             self._transport = self._api = await Api.connect()
         self._http = Http()
         self._webhooks = Webhooks()
+        self._mlflow = Mlflow()
         kube = Kube(Telling(self._transport, self.answered), self.leader.guard, self.metrics)
         access = Access(self.settings.prometheus_credentials, self.settings.prometheus_headers)
         otlp = self.settings.otlp
@@ -90,6 +94,7 @@ class Application:
             metrics=self.metrics,
             desk=Desk(kube, Proposer(self.leader.guard), self._look_at),
             courier=Courier(kube, self._webhooks, self.leader.guard, self._look_at),
+            registrar=Registrar(kube, self._mlflow, self.leader.guard, self._look_at),
             tracer=Tracer(self._collector, self.leader.guard) if self._collector is not None else None,
         )
         await self._servers.start(self.settings.health, self.settings.metrics)
@@ -108,12 +113,14 @@ class Application:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.context.desk.close()
         await self.context.courier.close()
+        if self.context.registrar is not None:
+            await self.context.registrar.close()
         if self.context.tracer is not None:
             await self.context.tracer.close()
         self.queue.clear()
         await self.leader.release(self.context.kube)
         await self._servers.stop()
-        for client in (self._http, self._webhooks, self._collector):
+        for client in (self._http, self._webhooks, self._mlflow, self._collector):
             if client is not None:
                 await client.close()
         if self._api is not None:

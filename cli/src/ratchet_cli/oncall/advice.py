@@ -254,6 +254,7 @@ _NEXT: dict[str, Command] = {
     Reason.PULL_REQUEST_CLOSED: _point,
     Reason.POINTER_MOVED: _get,
     Reason.NOTIFICATION_FAILED: _edit,
+    Reason.TRACKING_FAILED: _edit,
     Reason.AWAITING_APPROVAL: _approve,
     Reason.APPROVAL_EXPIRED: _approve,
     Reason.MISSING_ROUTE: _route,

@@ -62,13 +62,17 @@ class _Resolver(ThreadedResolver):
         return found
 
 
+def guarded() -> aiohttp.TCPConnector:
+    """Connections to addresses that people name: none to a link-local one."""
+    # The receivers' connections are few and far between; a kept one would mostly be a dead one.
+    return aiohttp.TCPConnector(resolver=_Resolver(), force_close=True, use_dns_cache=False)
+
+
 class Webhooks:
     """Sends letters. Create it inside a running loop, and close it."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
-        # The receivers' connections are few and far between; a kept one would mostly be a dead one.
-        connector = aiohttp.TCPConnector(resolver=_Resolver(), force_close=True, use_dns_cache=False)
-        self._session = aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = aiohttp.ClientSession(connector=guarded(), trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
         self._timeout = aiohttp.ClientTimeout(total=seconds)
 
     async def close(self) -> None:

@@ -29,6 +29,7 @@ from ratchet_api.names import (
     child_name,
 )
 from ratchet_api.stage import CurateInput, EvaluateInput, ExitCode, ExportInput, TrainInput
+from ratchet_api.tracking import CREDENTIAL_KEYS, Mlflow
 from ratchet_api.training import StageJob
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.pods import JSON
@@ -183,6 +184,8 @@ def pod(request: StageRequest) -> JSON:
         main["args"] += ["--anchors", ANCHORS_FILE]
     if isinstance(request.input, EvaluateInput):
         _add_judge(main, request.input)
+    if isinstance(request.input, TrainInput) and request.cycle.spec.tracking is not None:
+        main["env"] += _tracking(request.cycle.spec.tracking.mlflow)
     if isinstance(request.job, Export):
         _add_uploads(spec, main, request.job)
     if request.base_model is not None:
@@ -197,6 +200,16 @@ def _add_judge(main: JSON, work: EvaluateInput) -> None:
     if judge is not None and judge.credentials_secret is not None:
         reference = {"name": judge.credentials_secret.name, "key": KEY_ENV}
         main["env"].append({"name": KEY_ENV, "valueFrom": {"secretKeyRef": reference}})
+
+
+def _tracking(mlflow: Mlflow) -> list[JSON]:
+    """What MLflow's own client takes from the environment."""
+    found: list[JSON] = [{"name": "MLFLOW_TRACKING_URI", "value": mlflow.url}]
+    if mlflow.credentials_secret is not None:
+        for key in CREDENTIAL_KEYS:
+            reference = {"name": mlflow.credentials_secret.name, "key": key, "optional": True}
+            found.append({"name": key, "valueFrom": {"secretKeyRef": reference}})
+    return found
 
 
 def _add_uploads(spec: JSON, main: JSON, export: Export) -> None:

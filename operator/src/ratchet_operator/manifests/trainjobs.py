@@ -24,7 +24,7 @@ OWNER_LABEL = f"{GROUP}/owner"
 MANAGER = f"{GROUP}/{FIELD_MANAGER}"
 CREDENTIALS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION", "HF_TOKEN",
-    "HF_ENDPOINT", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
+    "HF_ENDPOINT",
 )  # fmt: skip
 """Keys of storage.credentialsSecret that a TrainJob's container gets: it cannot take a Secret as a whole."""
 

@@ -23,6 +23,7 @@ from ratchet_operator.errors import Forbidden, Stalling
 from ratchet_operator.metrics import Metrics
 from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
+from ratchet_operator.reconcile.registrar import Registrar
 from ratchet_operator.reconcile.tracing import Tracer
 from ratchet_operator.settings import Settings
 
@@ -75,6 +76,8 @@ class Context:
     """Visits to Git servers, which no pass waits for."""
     courier: Courier
     """Deliveries of notices, which no pass waits for either."""
+    registrar: Registrar | None = None
+    """Aliases in MLflow; None where there is no network to one."""
     tracer: Tracer | None = None
     """Spans to a collector; None when nobody asked for them."""
     now: Callable[[], datetime] = field(default=utc_now)

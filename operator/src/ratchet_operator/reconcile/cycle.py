@@ -19,7 +19,7 @@ from ratchet_operator.domain.rollout import RolloutObservation
 from ratchet_operator.errors import InvalidObject
 from ratchet_operator.manifests import versions as manifests
 from ratchet_operator.manifests.stages import StageRequest
-from ratchet_operator.reconcile import arms, autoscaling, jobs, notices, proposals, rollout, runs
+from ratchet_operator.reconcile import arms, autoscaling, jobs, notices, proposals, registrar, rollout, runs
 from ratchet_operator.reconcile.announcing import ASK_AGAIN, announce, announced
 from ratchet_operator.reconcile.conditions import first, newly_stalled, said_if_refused, stalled_delay, unreadable
 from ratchet_operator.reconcile.context import Acts, Context, soonest
@@ -49,6 +49,8 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         ctx.metrics.cycle(namespace, name, None)
         ctx.desk.forget((namespace, name))
         ctx.courier.forget((namespace, name))
+        if ctx.registrar is not None:
+            ctx.registrar.forget((namespace, name))
         if ctx.tracer is not None:
             ctx.tracer.forget((namespace, name))
         if cycle is None:
@@ -122,9 +124,11 @@ class CyclePass:
         proposals.advance(self)
         self._retire()
         self._summarise()
+        registrar.advance(self)
         notices.advance(self)
         await self._write()
         notices.act(self)
+        registrar.act(self)
         self._trace()
         self.ctx.metrics.cycle(self.namespace, self.name, self.status, bool(self.stalled))
         await self._converge()

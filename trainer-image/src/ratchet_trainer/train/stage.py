@@ -48,7 +48,7 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
 
     Raises StageError's children.
     """
-    from ratchet_trainer.train import nodes
+    from ratchet_trainer.train import nodes, tracking
     from ratchet_trainer.train.checkpoint import Checkpoints
 
     place = nodes.here()
@@ -56,6 +56,8 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
     uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "adapter")
     uri, finished = store.place(uri, "adapter", recipe)
     if finished is not None:
+        if place is None or place.node == 0:
+            tracking.record(stage, store, uri, finished)
         return _report(uri, finished)
 
     base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)
@@ -69,6 +71,7 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
     numbers = _train(stage, base, scratch / "dataset" / TRAIN, adapter, logs, progress, checkpoints, place)
     made = store.publish(adapter, uri, "adapter", inputs, numbers, beside=[logs])
     checkpoints.clear()
+    tracking.record(stage, store, uri, made)
     return _report(uri, made)
 
 
