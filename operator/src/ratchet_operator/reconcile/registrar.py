@@ -62,6 +62,8 @@ class _Books:
     due: datetime | None = None
     failures: int = 0
     trouble: str = ""
+    telling: str = ""
+    """The trouble that a pass has taken up, which may still be begun anew."""
     said: str = ""
     """The trouble that people were told of."""
 
@@ -97,8 +99,14 @@ class Registrar:
         books = self._books.get(key)
         if books is None or books.uid != uid or books.trouble == books.said:
             return ""
-        books.said = books.trouble
+        books.telling = books.trouble
         return books.trouble
+
+    def heard(self, key: Key, uid: str) -> None:
+        """The pass that asked for news has been written."""
+        books = self._books.get(key)
+        if books is not None and books.uid == uid and books.telling:
+            books.said, books.telling = books.telling, ""
 
     def point(self, meta: ObjectMeta, mlflow: Mlflow, wanted: Aliases, now: datetime) -> datetime | None:
         """Begin a round if one is due; returns when the next one is."""
@@ -196,6 +204,7 @@ def act(this: "CyclePass") -> None:
     meta, tracking, registrar = this.before.metadata, this.before.spec.tracking, this.ctx.registrar
     if registrar is None:
         return
+    registrar.heard((meta.namespace, meta.name), meta.uid)
     if tracking is None:
         registrar.forget((meta.namespace, meta.name))
         return
