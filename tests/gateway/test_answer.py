@@ -1,5 +1,6 @@
 """Streams: whatever way the bytes are cut, the client and the record get the same."""
 
+from collections import deque
 from itertools import pairwise
 
 import orjson
@@ -24,6 +25,14 @@ def stream(*, include_usage: bool = False) -> Stream:
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     return [data[start:end] for start, end in pairwise(edges)]
+
+
+@given(cuts_, st.integers(min_value=1, max_value=3))
+def test_a_line_over_the_limit_is_refused_however_it_is_cut(cuts: list[int], lines: int) -> None:
+    data = b"".join(chunks("x" * 20_000, "arm")) * lines
+    fed = stream()
+    with pytest.raises(ArmFailed, match="a line of more than 10000 bytes"):
+        deque((fed.feed(piece, 0.0) for piece in pieces(data, cuts)), maxlen=0)
 
 
 @given(words, cuts_, st.booleans(), st.booleans(), st.sampled_from([b"\n", b"\r\n"]))

@@ -85,7 +85,7 @@ class Stream:
         """What the client gets for these bytes. Raises ArmFailed when they are no event stream."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
-        if len(self._rest) > self.max_line:
+        if len(self._rest) > self.max_line or any(len(line) > self.max_line for line in lines):
             raise ArmFailed(f"the model's server sent a line of more than {self.max_line} bytes")
         out: list[bytes] = []
         contents = 0
