@@ -9,6 +9,7 @@ from tests.cli.oncall_states import NOW, STATES
 
 from ratchet_api.export import Export
 from ratchet_api.judge import Judge
+from ratchet_api.tracking import Tracking
 from ratchet_cli.main import main
 from ratchet_cli.oncall.doctor import Finding, LeaseSeen, NotTold, PodSeen, Seen, findings, healthy, rows_of, text
 from ratchet_cli.oncall.screen import console
@@ -30,7 +31,7 @@ WELL = Seen(
 
 
 def naming_secrets() -> Seen:
-    """A cycle with a judge, a hub and a registry, and all of their Secrets."""
+    """A cycle with a judge, a hub, a registry and MLflow, and all of their Secrets."""
     view = STATES["idle"]
     judge = {"url": "https://judge.example.com/v1", "model": "judge-70b", "credentialsSecret": {"name": "judge"}}
     export = {
@@ -41,9 +42,13 @@ def naming_secrets() -> Seen:
         update={
             "evaluation": view.cycle.spec.evaluation.model_copy(update={"judge": Judge.model_validate(judge)}),
             "export": Export.model_validate(export),
+            "tracking": Tracking.model_validate(
+                {"mlflow": {"url": "http://mlflow", "credentialsSecret": {"name": "ml"}}}
+            ),
         }
     )
     more = {"judge": {"OPENAI_API_KEY"}, "hub": {"HF_TOKEN"}, "registry": {".dockerconfigjson"}}
+    more["ml"] = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
     cycle = view.cycle.model_copy(update={"spec": spec})
     secrets = dict(WELL.secrets) | {name: frozenset(keys) for name, keys in more.items()}
     return replace(WELL, view=replace(view, cycle=cycle), secrets=secrets)
@@ -51,16 +56,21 @@ def naming_secrets() -> Seen:
 
 def test_every_secret_that_a_cycle_names_is_looked_at() -> None:
     well = naming_secrets()
-    assert [finding.state for finding in findings(well) if finding.subject.startswith("secret ")] == ["ok"] * 4
+    assert [finding.state for finding in findings(well) if finding.subject.startswith("secret ")] == ["ok"] * 5
     for name, field, fix in (
         ("judge", "evaluation.judge.credentialsSecret", "create secret generic judge --from-literal=OPENAI_API_KEY="),
         ("hub", "export.hub.tokenSecret", "create secret generic hub --from-literal=HF_TOKEN="),
+        ("ml", "tracking.mlflow.credentialsSecret", "create secret generic ml --from-literal=MLFLOW_TRACKING_TOKEN="),
         ("registry", "export.oci.credentialsSecret", "create secret docker-registry registry --docker-server="),
     ):
         found = findings(replace(well, secrets={each: keys for each, keys in well.secrets.items() if each != name}))
         (bad,) = [finding for finding in found if finding.state == "bad"]
         assert (bad.subject, bad.message) == (f"secret {name}", f"{field}: there is no Secret {name}")
         assert fix in bad.fix
+    half = findings(replace(well, secrets=dict(well.secrets) | {"ml": frozenset({"MLFLOW_TRACKING_USERNAME"})}))
+    assert [one.message for one in half if one.state == "bad"] == [
+        "tracking.mlflow.credentialsSecret: it has no key MLFLOW_TRACKING_TOKEN"
+    ]
 
 
 def test_a_healthy_cycle() -> None:

@@ -10,13 +10,19 @@ from datetime import datetime
 from typing import Literal
 
 from ratchet_api.cycle import ImprovementCycle
-from ratchet_api.data import ConfigMapKey
+from ratchet_api.data import ConfigMapKey, SecretRef
 from ratchet_api.judge import KEY_ENV
 from ratchet_api.names import CYCLE_PLURAL, VERSION_PLURAL
+from ratchet_api.tracking import CREDENTIAL_KEYS, TrackingSecret
 from ratchet_cli.oncall.view import View, Where
 from ratchet_cli.oncall.words import ago, count, span
 
 State = Literal["ok", "bad", "unknown"]
+
+Keys = tuple[tuple[str, ...], ...]
+"""Sets of keys of a Secret, of which one is enough."""
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+DOCKER_KEY = ".dockerconfigjson"
 
 
 @dataclass(frozen=True)
@@ -207,16 +213,18 @@ def _of_cycle(seen: Seen, view: View) -> list[Finding]:
     ]
 
 
-def named_secrets(cycle: ImprovementCycle) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(field, name, keys) of every Secret that the spec names, with the keys that it must have."""
+def named_secrets(cycle: ImprovementCycle) -> list[tuple[str, str, Keys]]:
+    """(field, name, sets of keys) of every Secret that the spec names; it must have all keys of one of the sets."""
     spec = cycle.spec
-    judge, hub = spec.evaluation.judge, spec.export.hub if spec.export is not None else None
-    oci = spec.export.oci if spec.export is not None else None
-    named = [
-        ("storage.credentialsSecret", spec.storage.credentials_secret, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")),
-        ("evaluation.judge.credentialsSecret", judge.credentials_secret if judge is not None else None, (KEY_ENV,)),
-        ("export.hub.tokenSecret", hub.token_secret if hub is not None else None, ("HF_TOKEN",)),
-        ("export.oci.credentialsSecret", oci.credentials_secret if oci is not None else None, (".dockerconfigjson",)),
+    judge, mlflow = spec.evaluation.judge, spec.tracking.mlflow if spec.tracking is not None else None
+    hub, oci = (spec.export.hub, spec.export.oci) if spec.export is not None else (None, None)
+    token, *login = CREDENTIAL_KEYS
+    named: list[tuple[str, SecretRef | TrackingSecret | None, Keys]] = [
+        ("storage.credentialsSecret", spec.storage.credentials_secret, (S3_KEYS,)),
+        ("evaluation.judge.credentialsSecret", judge.credentials_secret if judge else None, ((KEY_ENV,),)),
+        ("export.hub.tokenSecret", hub.token_secret if hub else None, (("HF_TOKEN",),)),
+        ("export.oci.credentialsSecret", oci.credentials_secret if oci else None, ((DOCKER_KEY,),)),
+        ("tracking.mlflow.credentialsSecret", mlflow.credentials_secret if mlflow else None, ((token,), tuple(login))),
     ]
     return [(field, reference.name, keys) for field, reference, keys in named if reference is not None]
 
@@ -228,20 +236,20 @@ def _secrets(seen: Seen, cycle: ImprovementCycle) -> list[Finding]:
     return found
 
 
-def _secret(seen: Seen, field: str, name: str, wanted: tuple[str, ...]) -> Finding:
-    subject, keys = f"secret {name}", seen.secrets.get(name)
+def _secret(seen: Seen, field: str, name: str, sets: Keys) -> Finding:
+    subject, keys, usual = f"secret {name}", seen.secrets.get(name), sets[0]
     if isinstance(keys, NotTold):
         return Finding("unknown", subject, keys.why)
     if keys is None:
-        create = f"generic {name} " + " ".join(f"--from-literal={key}=..." for key in wanted)
-        if wanted == (".dockerconfigjson",):
+        create = f"generic {name} " + " ".join(f"--from-literal={key}=..." for key in usual)
+        if usual == (DOCKER_KEY,):
             create = f"docker-registry {name} --docker-server=... --docker-username=... --docker-password=..."
         fix = f"`{seen.where.kubectl(f'create secret {create}')}`"
         return Finding("bad", subject, f"{field}: there is no Secret {name}", fix)
-    missing = [key for key in wanted if key not in keys]
-    if missing:
+    if not any(keys.issuperset(wanted) for wanted in sets):
         fix = f"`{seen.where.kubectl(f'edit secret {name}')}`"
-        return Finding("bad", subject, f"{field}: it has no key {' and no key '.join(missing)}", fix)
+        missing = " and no key ".join(key for key in usual if key not in keys)
+        return Finding("bad", subject, f"{field}: it has no key {missing}", fix)
     return Finding("ok", subject, "is there, with its keys")
 
 
