@@ -52,7 +52,7 @@
   resources: [horizontalpodautoscalers]
   verbs: [list, watch]
 # By name, never as a list: whether the Secret that a spec names exists (its metadata is asked for), and the content of
-# those that promotion.git and notifications name: for pull requests, receivers' addresses and signatures.
+# those that promotion.git, notifications and tracking name: for pull requests, receivers' addresses and signatures, logins.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get]

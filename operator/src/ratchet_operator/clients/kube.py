@@ -97,7 +97,7 @@ class Kube:
         return parse(kind, raw)
 
     async def secret_data(self, namespace: str, name: str) -> dict[str, str] | None:
-        """A Secret's content, base64, or None: only for those that promotion.git and notifications name."""
+        """A Secret's content, base64, or None: for those that promotion.git, notifications and tracking name, only."""
         try:
             raw = await self._transport.request("get", RESOURCES["Secret"].path(namespace, name))
         except NotFound:
