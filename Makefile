@@ -118,6 +118,7 @@ bench: $(STAMP) ## the benchmarks, both sides in one run
 	@"$(PY)" benchmarks/generation/run.py
 	@"$(PY)" benchmarks/evaluation/run.py
 	@"$(PY)" benchmarks/rollback/run.py
+	@"$(PY)" benchmarks/scale/run.py
 	@"$(PY)" benchmarks/training/run.py
 
 .PHONY: lock

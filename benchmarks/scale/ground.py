@@ -19,13 +19,17 @@ from typing import Any
 
 from aiohttp import web
 
+from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import ARM_LABEL, ARM_PORT, CYCLE_KIND, GATEWAY_LABELS, GATEWAY_PORT, VERSION_KIND
+from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.kube import RESOURCES
 from ratchet_operator.clients.transport import JSON, Api
+from ratchet_operator.manifests.arms import ArmRequest, deployment
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "assistant"
 GATEWAY_ADDRESS = "127.77.0.1"
+TRAINER_IMAGE, VLLM_IMAGE = "ratchet/trainer", "vllm"
 AT_ONCE = 24
 """Requests under way while objects are made."""
 COPIED = (CYCLE_KIND, VERSION_KIND, "Deployment", "Pod")
@@ -130,12 +134,26 @@ class Crowd:
                 self._pod(body, status, number)
             if kind == "Deployment":
                 status = {"observedGeneration": 1, "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1}
+            if kind == "Deployment":
+                body = self._arm(made)
             path = RESOURCES[kind].path(self._namespace)
             stored = await self._api.request("post", path, with_uids(body, uids), {"fieldManager": "ratchet"})
             uids[meta["uid"]] = stored["metadata"]["uid"]
             made.append((f"{path}/{kept['name']}/status", stored, status))
         for path, stored, status in made:
             await self._api.request("put", path, stored | {"status": with_uids(status, uids)})
+
+    def _arm(self, made: list[tuple[str, JSON, JSON]]) -> JSON:
+        """Built by the operator's own hands from what was made so far, so that it finds nothing to correct."""
+        cycle = ImprovementCycle.model_validate(made[0][1])
+        version = next(
+            ModelVersion.model_validate(stored | {"status": status})
+            for _, stored, status in made
+            if stored["kind"] == VERSION_KIND and stored["metadata"]["name"].endswith(self._stable.removeprefix(NAME))
+        )
+        rank = (version.spec.training or cycle.spec.training.recipe).lora.rank
+        name, adapter = version.metadata.name, version.adapter
+        return deployment(ArmRequest(cycle, name, adapter, rank, TRAINER_IMAGE, VLLM_IMAGE, 1))
 
     def _pod(self, body: JSON, status: JSON, number: int) -> None:
         del body["metadata"]["ownerReferences"]  # a ReplicaSet, of which there is none here

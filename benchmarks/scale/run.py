@@ -90,7 +90,8 @@ def operator_arguments() -> list[str]:
     ports = [free_port(), free_port()]
     return [
         "run", "--gateway-namespace", NAMESPACE, "--prometheus-url", "http://127.0.0.1:1",
-        "--trainer-image", "ratchet/trainer", "--vllm-image", "vllm", "--leader-election-namespace", NAMESPACE,
+        "--trainer-image", ground.TRAINER_IMAGE, "--vllm-image", ground.VLLM_IMAGE,
+        "--leader-election-namespace", NAMESPACE,
         "--health-address", f"127.0.0.1:{ports[0]}", "--metrics-address", f"127.0.0.1:{ports[1]}",
     ]  # fmt: skip
 
@@ -263,7 +264,7 @@ def page(report: dict[str, Any]) -> str:
             ]
     lines += [
         "`lease` are the renewals of the leader election, which are no writes to anybody's objects. How many writes a "
-        "transition costs is counted by `tests/operator_room/test_mirror.py`; see `docs/scale.md`.",
+        "transition costs is counted by `tests/operator_room/test_writes.py`; see `docs/scale.md`.",
         "",
     ]
     return "\n".join(lines)
