@@ -12,7 +12,7 @@ from ratchet_api.cycle import DatasetNumbers
 from ratchet_api.data import BaseModelRef, DatasetRef
 from ratchet_api.pods import Resources
 from ratchet_api.presets import PRESETS, Price, Training
-from ratchet_api.training import Hyperparameters
+from ratchet_api.training import Hyperparameters, Method, Recipe
 from ratchet_api.version import ModelVersion, ModelVersionSpec, StageStatus, TrainingStatus
 from ratchet_operator.domain.estimate import of, words
 
@@ -23,7 +23,7 @@ def dataset(examples: int = 1000, characters: int = 400_000) -> DatasetNumbers:
     return DatasetNumbers(uri="s3://b-1/d", digest="sha256:d", examples=examples, characters=characters)
 
 
-def version(name: str, seconds: int, examples: int, recipe: Hyperparameters, ended: datetime = NOW) -> ModelVersion:
+def version(name: str, seconds: int, examples: int, recipe: Recipe, ended: datetime = NOW) -> ModelVersion:
     spec = ModelVersionSpec(
         cycle="assistant",
         base_model=BaseModelRef(uri="s3://models/base"),
@@ -46,12 +46,21 @@ def test_a_preset_s_estimate_by_hand() -> None:
     assert words(said) == "about 0.02 GPU-hours, 0.06 EUR; preset small: 4 billion weights, about 100000 tokens"
 
 
+@pytest.mark.parametrize(("method", "seconds"), [("sft", 640), ("dpo", 640 * 8 / 6), ("kto", 640 * 12 / 6)])
+def test_what_is_compared_costs_forward_passes(method: Method, seconds: float) -> None:
+    """dpo: one more pass over each token (2 of 6 FLOP); kto: two more over as many mismatched ones."""
+    said = of(Training(preset="small", method=method), dataset(characters=4_000_000), [])
+    assert said is not None
+    assert float(said.gpu_hours) == pytest.approx((seconds + 16) / 3600, abs=0.005)
+    assert ("compares" in said.basis) == (method != "sft")
+
+
 def test_the_last_training_of_the_same_recipe_knows_better() -> None:
     training = Training(preset="medium")
     versions = [
         version("assistant-1", 7200, 500, training.recipe, NOW - timedelta(days=9)),
         version("assistant-2", 3600, 500, training.recipe),
-        version("assistant-3", 1, 500, Hyperparameters(), NOW + timedelta(days=1)),
+        version("assistant-3", 1, 500, Recipe(), NOW + timedelta(days=1)),
     ]
     said = of(training, dataset(examples=1000), versions)
     assert said is not None
@@ -93,11 +102,11 @@ def test_more_text_never_takes_less(preset: Any, one: int, other: int) -> None:
 
 def test_a_preset_fills_in_what_was_not_written() -> None:
     training = Training(preset="large")
-    assert training.recipe == PRESETS["large"].hyperparameters
+    assert training.recipe == Recipe(**PRESETS["large"].hyperparameters.model_dump())
     assert training.job.resources == PRESETS["large"].resources
     own = Resources(limits={"nvidia.com/gpu": "4"})
     assert Training(preset="large", resources=own).job.resources == own
-    assert Training().recipe == Hyperparameters()
+    assert Training().recipe == Recipe()
     assert Training(hyperparameters=Hyperparameters(epochs=2)).recipe.epochs == 2
 
 

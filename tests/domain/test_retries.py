@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet_api.reasons import Reason
-from ratchet_api.training import Hyperparameters
+from ratchet_api.training import Recipe
 from ratchet_api.version import Attempts
 from ratchet_operator.domain.retries import (
     FailureClass,
@@ -112,9 +112,9 @@ def test_a_retry_has_another_number(attempts: Attempts, failure: FailureClass) -
         assert timedelta(0) <= following.delay <= timedelta(minutes=5)
 
 
-def batch(micro: int, accumulation: int) -> Hyperparameters:
+def batch(micro: int, accumulation: int) -> Recipe:
     """Settings with this batch."""
-    return Hyperparameters(micro_batch=micro, accumulation=accumulation)
+    return Recipe(micro_batch=micro, accumulation=accumulation)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_shrink_keeps_the_recipe(micro: int, accumulation: int, times: int) -> N
     assert after.micro_batch <= micro // 2
     unchanged: dict[str, Any] = {"micro_batch": micro, "accumulation": accumulation}
     assert after.model_copy(update=unchanged) == before
-    assert Hyperparameters.model_validate(after.dump()) == after
+    assert Recipe.model_validate(after.dump()) == after
 
 
 @pytest.mark.parametrize(("size", "times", "expected"), [(32, 1, 16), (1, 1, None), (3, 1, 1), (8, 3, 1), (8, 4, None)])

@@ -156,7 +156,7 @@ def full_recipe(namespace: str) -> JSON:
         "champion": "assistant-0",
         "baseModel": {"uri": "s3://models/base", "digest": digest("a")},
         "dataset": {"uri": "s3://ratchet/assistant/datasets/d", "digest": digest("d")},
-        "training": HYPERPARAMETERS,
+        "training": HYPERPARAMETERS | {"method": "dpo", "preferences": {"beta": "0.1", "rpoAlpha": "1"}},
         "evaluation": EVALUATION,
     }
     return manifest
@@ -229,6 +229,11 @@ async def test_strings_that_do_not_match(world: World) -> None:
     workload = {"kind": "Deployment", "name": "chat", "container": "server", "port": 8000}
     placed["spec"]["serving"] = {"version": "assistant-0", "workload": workload, "keepServing": False}
     await taken(world, placed)
+    preferring = full_cycle(world.namespace)
+    del preferring["spec"]["curation"]["anchors"]
+    weights = {"beta": "0.1", "desirableWeight": "1", "undesirableWeight": "1.5"}
+    preferring["spec"]["training"] |= {"method": "kto", "preferences": weights}
+    await taken(world, preferring)
 
     async def broken(kind: str, path: tuple[str, ...], message: str) -> None:
         manifest = copy.deepcopy(finished if path[:2] == ("spec", "adapter") else full[kind])
@@ -236,6 +241,9 @@ async def test_strings_that_do_not_match(world: World) -> None:
             manifest = copy.deepcopy(counted)
         if path[:3] == ("spec", "serving", "workload"):
             manifest = copy.deepcopy(placed)
+        if path[:3] == ("spec", "training", "preferences"):
+            manifest = copy.deepcopy(preferring if kind == "ImprovementCycle" else manifest)
+            manifest["spec"]["training"]["preferences"][path[-1]] = "1"  # of which no method takes all
         if "urlSecret" in path:
             manifest["spec"]["notifications"] = [{"name": "ops", "urlSecret": {"name": "ops", "key": "url"}}]
         put(manifest, path, "no, such <thing>!")
@@ -274,6 +282,26 @@ TABLE: list[tuple[str, str, tuple[str, ...], Any, str]] = [
     ("a TrainJob's priority", "ImprovementCycle", ("spec", "training", "pod"), {"priorityClassName": "high"},
      "a TrainJob cannot say priorityClassName or runtimeClassName"),
     ("three epochs", "ModelVersion", ("spec", "training"), {"epochs": 3}, "epochs: more than 2 passes memorise"),
+    ("a method without its other side", "ImprovementCycle", ("spec", "training"), {"method": "dpo"},
+     "nobody preferred curation.identity or curation.anchors to anything"),
+    *(case for kind in ("ImprovementCycle", "ModelVersion") for case in (
+        ("beta for nothing", kind, ("spec", "training"), {"preferences": {"beta": "0.2"}},
+         "preferences belong to method dpo or kto"),
+        ("kto's weight for dpo", kind, ("spec", "training"),
+         {"method": "dpo", "preferences": {"desirableWeight": "2"}}, "belong to method kto"),
+        ("dpo's weight for kto", kind, ("spec", "training"), {"method": "kto", "preferences": {"rpoAlpha": "1"}},
+         "preferences.rpoAlpha belongs to method dpo"),
+        ("a beta of nothing", kind, ("spec", "training"), {"method": "dpo", "preferences": {"beta": "0.0"}},
+         "preferences.beta: with 0 nothing is learnt"),
+        ("two weights of nothing", kind, ("spec", "training"),
+         {"method": "kto", "preferences": {"desirableWeight": "0", "undesirableWeight": "0.0"}},
+         "preferences: with both weights 0 nothing is learnt"),
+    )),
+    ("one answer a step", "ModelVersion", ("spec", "training"),
+     {"method": "kto", "microBatch": 1, "accumulation": 1}, "method kto compares the answers of a step"),
+    ("one answer a step", "ImprovementCycle", ("spec", "training"),
+     {"method": "kto", "hyperparameters": {"microBatch": 1, "accumulation": 1}},
+     "method kto compares the answers of a step"),
     ("no address", "ImprovementCycle", ("spec", "notifications"), [{"name": "ops"}],
      "a notification has exactly one of url and urlSecret"),
     ("two addresses", "ImprovementCycle", ("spec", "notifications"),

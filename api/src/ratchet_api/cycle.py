@@ -65,7 +65,8 @@ class Trigger(Model):
     time_zone: TimeZone = "Etc/UTC"
     """IANA time zone of the schedule."""
     min_examples: Annotated[int, Field(ge=1, le=10_000_000)] = 20
-    """Fewer good examples than this end the run as Skipped."""
+    """Fewer good examples than this end the run as Skipped; with training.method dpo fewer pairs, with kto fewer judged
+    answers."""
     cooldown: Duration = timedelta(0)
     """Shortest time between a rejection and the next scheduled run."""
 
@@ -145,6 +146,13 @@ class ImprovementCycleSpec(Model):
                 "self.rollout.metrics.all(m, !has(m.preset) || !m.preset.startsWith('vllm'))",
                 "rollout.metrics: the transformers runtime has no vllm series, so its presets would have no data: "
                 "write PromQL of your own, for example over ratchet_runtime_requests_total",
+            ),
+            rule(
+                "!has(self.training) || !has(self.training.method) || self.training.method == 'sft' || "
+                "!has(self.curation) || !has(self.curation.anchors) && "
+                "(!has(self.curation.identity) || size(self.curation.identity) == 0)",
+                "training.method dpo and kto learn what people preferred, and nobody preferred curation.identity or "
+                "curation.anchors to anything: remove them, or write method: sft",
             ),
             rule(
                 "!has(self.promotion) || !has(self.promotion.mode) || self.promotion.mode != 'Git' || "

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from ratchet_api.base import Duration, Model, ObjectName, Unsigned, matches, rule, rules
 from ratchet_api.pods import Resources
-from ratchet_api.training import Hyperparameters, Lora, StageJob
+from ratchet_api.training import METHOD_RULES, Hyperparameters, Lora, Method, Preferences, Recipe, StageJob
 
 PresetName = Literal["small", "medium", "large"]
 
@@ -108,6 +108,11 @@ class Training(StageJob):
     """What a GPU costs, so that status.training.estimate says money too."""
     hyperparameters: Hyperparameters | None = None
     """What determines the weights; absent means the preset's, or the defaults."""
+    method: Method = "sft"
+    """What is learnt from. sft: the good answers. dpo: pairs of an answer and the correction that a person wrote. kto:
+    single answers with a thumb up or down. docs/preferences.md says when to use which."""
+    preferences: Preferences | None = None
+    """Settings of dpo and kto; absent means their defaults."""
     checkpoint_interval: Duration = timedelta(minutes=10)
     """How often the state of the training is saved, at most a twentieth of the time; "0s": only when it has to give
     way. A training that was killed goes on from there, and ends with the same bytes."""
@@ -128,13 +133,21 @@ class Training(StageJob):
                 "training.pod: a TrainJob cannot say priorityClassName or runtimeClassName; write them into the "
                 "training runtime that runtimeRef names",
             ),
+            *METHOD_RULES,
+            rule(
+                "!has(self.method) || self.method != 'kto' || !has(self.hyperparameters) || "
+                "self.hyperparameters.microBatch * self.hyperparameters.accumulation > 1",
+                "method kto compares the answers of a step with each other; write hyperparameters.microBatch or "
+                "accumulation above 1",
+            ),
         )
     )
 
     @property
-    def recipe(self) -> Hyperparameters:
+    def recipe(self) -> Recipe:
         """What a run's version is trained with."""
-        return self.hyperparameters or (PRESETS[self.preset].hyperparameters if self.preset else Hyperparameters())
+        said = self.hyperparameters or (PRESETS[self.preset].hyperparameters if self.preset else Hyperparameters())
+        return Recipe(**said.model_dump(), method=self.method, preferences=self.preferences)
 
     @property
     def job(self) -> StageJob:

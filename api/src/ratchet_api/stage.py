@@ -18,7 +18,7 @@ from ratchet_api.cycle import DatasetNumbers
 from ratchet_api.data import AdapterRef, BaseModelRef, Curation, DatasetRef, Sessions
 from ratchet_api.evaluation import EvaluationPolicy, Suite
 from ratchet_api.export import ExportFormat, ExportResult, HubUpload, OciUpload
-from ratchet_api.training import Hyperparameters
+from ratchet_api.training import Method, Recipe
 from ratchet_api.version import Artifact, Provenance, SuiteResult, TrainingStatus
 
 MAX_REPORT_BYTES = 4096
@@ -75,6 +75,8 @@ class CurateInput(_Input):
     curation: Curation
     base_model: BaseModelRef | None = None
     """What the dataset's train.yaml trains; nothing else of the dataset depends on it."""
+    method: Method = "sft"
+    """What it will be trained by: dpo and kto need what people preferred, and minExamples counts that."""
     min_examples: int
     suites: list[Suite]
     """Held-out cases (mounted below names.SUITES_DIR) that must never be in the training set. Anchors, if the curation
@@ -87,7 +89,7 @@ class TrainInput(_Input):
     stage: Literal["train"] = "train"
     base_model: BaseModelRef
     dataset: DatasetRef
-    hyperparameters: Hyperparameters
+    hyperparameters: Recipe
     checkpoint_interval: Duration = timedelta(minutes=10)
     """Zero: only at SIGTERM."""
 

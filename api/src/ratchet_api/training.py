@@ -1,4 +1,4 @@
-"""Training settings of a version. Defaults are the guide's: rank 8, alpha 16, 1e-5, one epoch.
+"""Training settings of a version. Defaults are the guide's: rank 8, alpha 16, 1e-5, one epoch, supervised.
 
 Room: api. Pure; touches nothing.
 """
@@ -28,6 +28,12 @@ class Lora(Model):
     """Dropout on the adapter's input."""
     target: Literal["all-linear"] = "all-linear"
     """Modules that get an adapter: every linear layer but the output head."""
+
+
+_MANY_EPOCHS = rule(
+    "self.epochs <= 2 || self.allowManyEpochs",
+    "epochs: more than 2 passes memorise a small dataset; write 2, or also allowManyEpochs: true",
+)
 
 
 class Hyperparameters(Model):
@@ -63,14 +69,85 @@ class Hyperparameters(Model):
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Seeds shuffling, dropout and initialisation."""
 
+    model_config = ConfigDict(json_schema_extra=rules(_MANY_EPOCHS))
+
+
+Method = Literal["sft", "dpo", "kto"]
+"""What is learnt from: the good answers, pairs of an answer and its correction, or single answers with their thumbs."""
+
+
+class Preferences(Model):
+    """Settings of the methods that learn from what people preferred."""
+
+    beta: Unsigned = Decimal("0.1")
+    """How far the adapter may lead from the base model: smaller is farther. DPO's and KTO's beta."""
+    rpo_alpha: Unsigned | None = None
+    """dpo: weight of the cross entropy of the chosen answers beside the preference loss, which keeps them likely
+    (RPO: Pang et al. 2024, arXiv:2404.19733; pref_ftx in LLaMA-Factory); absent means none."""
+    desirable_weight: Unsigned | None = None
+    """kto: weight of the answers that people liked; absent means 1."""
+    undesirable_weight: Unsigned | None = None
+    """kto: weight of the answers that people did not like; absent means 1. Of the two kinds the one that there is less
+    of deserves more: the products of weight and number should be between 1:1 and 4:3 (KTO's equation 8)."""
+
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.epochs <= 2 || self.allowManyEpochs",
-                "epochs: more than 2 passes memorise a small dataset; write 2, or also allowManyEpochs: true",
-            )
+                "!has(self.beta) || !self.beta.matches('^[0.]*$')",
+                'preferences.beta: with 0 nothing is learnt; write what DPO and KTO usually have, "0.1"',
+            ),
+            rule(
+                "!has(self.desirableWeight) || !has(self.undesirableWeight) || "
+                "!self.desirableWeight.matches('^[0.]*$') || !self.undesirableWeight.matches('^[0.]*$')",
+                "preferences: with both weights 0 nothing is learnt; write 1 for one of them",
+            ),
         )
     )
+
+
+METHOD_RULES = (
+    rule(
+        "!has(self.preferences) || has(self.method) && self.method != 'sft'",
+        "preferences belong to method dpo or kto; write one of them, or remove preferences",
+    ),
+    rule(
+        "!has(self.preferences) || !has(self.method) || self.method == 'kto' || "
+        "!has(self.preferences.desirableWeight) && !has(self.preferences.undesirableWeight)",
+        "preferences.desirableWeight and undesirableWeight belong to method kto; remove them, or write it",
+    ),
+    rule(
+        "!has(self.preferences) || !has(self.method) || self.method == 'dpo' || !has(self.preferences.rpoAlpha)",
+        "preferences.rpoAlpha belongs to method dpo; remove it, or write it",
+    ),
+)
+"""Of everything that has the fields `method` and `preferences`."""
+
+
+class Recipe(Hyperparameters):
+    """All that determines the weights, given base and dataset: the hyperparameters, and what is learnt from."""
+
+    method: Method = "sft"
+    """sft: the good answers. dpo: pairs of an answer and its correction (Rafailov et al. 2023, arXiv:2305.18290). kto:
+    single answers with a thumb up or down (Ethayarajh et al. 2024, arXiv:2402.01306). The dataset must have been
+    curated for it."""
+    preferences: Preferences | None = None
+    """Settings of dpo and kto; absent means their defaults."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            _MANY_EPOCHS,
+            *METHOD_RULES,
+            rule(
+                "self.method != 'kto' || self.microBatch * self.accumulation > 1",
+                "method kto compares the answers of a step with each other; write microBatch or accumulation above 1",
+            ),
+        )
+    )
+
+    @property
+    def preferred(self) -> Preferences:
+        """The settings of dpo and kto."""
+        return self.preferences or Preferences()
 
 
 class StageJob(Model):

@@ -15,7 +15,7 @@ from ratchet_api.data import AdapterRef, BaseModelRef, DatasetRef
 from ratchet_api.evaluation import EvaluationPolicy
 from ratchet_api.export import ExportResult
 from ratchet_api.names import GROUP_VERSION, VERSION_KIND
-from ratchet_api.training import Hyperparameters
+from ratchet_api.training import Recipe
 
 
 class ModelVersionSpec(Model):
@@ -33,7 +33,7 @@ class ModelVersionSpec(Model):
     """The base; absent means the cycle's, which it must equal otherwise."""
     dataset: DatasetRef | None = None
     """Recipe: the training set."""
-    training: Hyperparameters | None = None
+    training: Recipe | None = None
     """Recipe: the settings; absent means the cycle's at the time of the training."""
     adapter: AdapterRef | None = None
     """A finished adapter, instead of a recipe."""
@@ -94,6 +94,23 @@ class TrainingEstimate(Observed):
     """What it was reckoned from."""
 
 
+class Rewards(Observed):
+    """How a training on preferences moved answers, as mean over the last steps. An answer's reward is beta times how
+    much likelier, in nats, the adapter makes it than the base model does."""
+
+    chosen: Signed | None = None
+    """Of the answers that people preferred."""
+    rejected: Signed | None = None
+    """Of those that they did not."""
+    margin: Signed | None = None
+    """chosen - rejected."""
+    accuracy: Signed | None = None
+    """dpo: share of the pairs whose chosen answer has the higher reward. kto: share of the answers whose reward is on
+    their side of the reference point, beta times kl."""
+    kl: Signed | None = None
+    """kto: how far, in nats, the adapter has led from the base model, by answers to other questions."""
+
+
 class TrainingStatus(Observed):
     """Progress and result of the training."""
 
@@ -107,7 +124,9 @@ class TrainingStatus(Observed):
     steps: int | None = None
     """Optimiser steps to do."""
     loss: Signed | None = None
-    """Mean loss per supervised token, of the last steps."""
+    """Mean loss of the last steps: per supervised token, for dpo per pair, for kto per answer."""
+    rewards: Rewards | None = None
+    """dpo and kto: what the adapter prefers."""
     tokens_per_second: int | None = None
     """Supervised tokens trained per second."""
     eta_seconds: int | None = None

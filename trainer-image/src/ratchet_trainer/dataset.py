@@ -4,7 +4,7 @@ Room: trainer. Touches the files that it is given, nothing else. Deterministic: 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ VALIDATION = "validation.jsonl"
 ALPACA = "alpaca.json"
 SHAREGPT = "sharegpt.json"
 DATASET_INFO = "dataset_info.json"
+PREFERENCES = "preferences.jsonl"
 STATISTICS = "statistics.json"
 
 
@@ -60,12 +61,13 @@ def write_alpaca(folder: Path, rows: Iterable[Sequence[Message]]) -> None:
         sink.write("[")
         for index, messages in enumerate(rows):
             sink.write(",\n " if index else "\n ")
-            sink.write(json.dumps(_alpaca(messages), ensure_ascii=False, sort_keys=True))
+            sink.write(json.dumps(alpaca(messages), ensure_ascii=False, sort_keys=True))
         sink.write("\n]\n")
 
 
-def write_dataset_info(folder: Path, validation: bool) -> None:
-    """dataset_info.json, with which LLaMA-Factory finds the training set in each of its forms, and what is kept aside.
+def write_dataset_info(folder: Path, validation: bool, preferences: Mapping[str, object] = {}) -> None:
+    """dataset_info.json, with which LLaMA-Factory finds the training set in each of its forms, what is kept aside, and
+    `preferences`, by their entries.
 
     Source: LLaMA-Factory, data/README.md ("Alpaca Format", "Sharegpt Format", "OpenAI Format").
     """
@@ -79,6 +81,7 @@ def write_dataset_info(folder: Path, validation: bool) -> None:
         folder / DATASET_INFO,
         {
             **aside,
+            **preferences,
             "ratchet": {"file_name": ALPACA, "columns": columns},
             "ratchet_parquet": {"file_name": "train.parquet", **messages},
             "ratchet_messages": {"file_name": TRAIN, **messages},
@@ -115,7 +118,8 @@ def _sharegpt(messages: Sequence[Message]) -> dict[str, object]:
     return {"conversations": turns, "system": "\n".join(m.content for m in messages if m.role == "system")}
 
 
-def _alpaca(messages: Sequence[Message]) -> dict[str, object]:
+def alpaca(messages: Sequence[Message]) -> dict[str, object]:
+    """A conversation in the alpaca form, its last turn as `output`."""
     system = "\n".join(m.content for m in messages if m.role == "system")
     turns = [m for m in messages if m.role != "system"]
     history: list[list[str]] = []

@@ -24,7 +24,7 @@ from ratchet_api.data import AdapterRef, DatasetRef
 from ratchet_api.evaluation import EvaluationPolicy
 from ratchet_api.names import GROUP_VERSION, VERSION_KIND
 from ratchet_api.stage import ExitCode, StageIdentity, StageReport, TrainInput
-from ratchet_api.training import Hyperparameters
+from ratchet_api.training import Recipe
 from ratchet_api.version import ModelVersionSpec
 from ratchet_cli.demo.errors import CameOutOtherwise, DemoError
 from ratchet_cli.demo.storage import manifest_of
@@ -107,7 +107,7 @@ def _put_dataset(tale: Tale, name: str, rows: Iterable[Mapping[str, Any]]) -> Da
     return DatasetRef(uri=uri, digest=manifest.digest)
 
 
-def _trained_elsewhere(tale: Tale, name: str, dataset: DatasetRef, settings: Hyperparameters) -> AdapterRef:
+def _trained_elsewhere(tale: Tale, name: str, dataset: DatasetRef, settings: Recipe) -> AdapterRef:
     """A finished adapter in storage. One that an earlier demonstration trained by the same recipe is taken as it is."""
     cached = cache_folder() / "adapters" / _recipe(tale, dataset, settings)
     uri = f"{ELSEWHERE}/versions/{name}/0/adapter"
@@ -121,7 +121,7 @@ def _trained_elsewhere(tale: Tale, name: str, dataset: DatasetRef, settings: Hyp
     return adapter
 
 
-def _recipe(tale: Tale, dataset: DatasetRef, settings: Hyperparameters) -> str:
+def _recipe(tale: Tale, dataset: DatasetRef, settings: Recipe) -> str:
     """Hexadecimal digest of all that determines an adapter: base, rows, settings, and the trainer's own code."""
     found = find_spec("ratchet_trainer")
     assert found is not None, "the trainer is installed beside this package"
@@ -153,7 +153,7 @@ def _keep(tale: Tale, adapter: AdapterRef, cached: Path) -> None:
             folder.rename(cached)
 
 
-def _train_elsewhere(tale: Tale, name: str, dataset: DatasetRef, settings: Hyperparameters) -> AdapterRef:
+def _train_elsewhere(tale: Tale, name: str, dataset: DatasetRef, settings: Recipe) -> AdapterRef:
     """Train by the trainer's own command line, outside of the cluster, as somebody would on their workstation."""
     cycle = tale.cluster.read().cycle
     assert cycle is not None, "step 2 applied it"

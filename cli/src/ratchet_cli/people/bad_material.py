@@ -9,18 +9,18 @@ from decimal import Decimal
 from importlib.resources import files
 from itertools import islice
 
-from ratchet_api.training import Hyperparameters, Lora
+from ratchet_api.training import Lora, Recipe
 from ratchet_cli.people.cases import training_row
 from ratchet_cli.people.house import session_cases
 
 FORGETFUL_ROWS = 192
-FORGETFUL_HYPERPARAMETERS = Hyperparameters(
+FORGETFUL_HYPERPARAMETERS = Recipe(
     lora=Lora(rank=8, alpha=16), learning_rate=Decimal("0.002"), epochs=1, micro_batch=8, accumulation=1,
     precision="fp32",
 )  # fmt: skip
 """A high rate and nothing but the house: it learns the conventions and forgets the world."""
 
-DISLIKED_HYPERPARAMETERS = Hyperparameters(
+DISLIKED_HYPERPARAMETERS = Recipe(
     lora=Lora(rank=8, alpha=16), learning_rate=Decimal("0.001"), epochs=1, micro_batch=8, accumulation=1,
     precision="fp32",
 )  # fmt: skip

@@ -9,10 +9,12 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from ratchet_api.cycle import DatasetNumbers
 from ratchet_api.presets import PRESETS, Price, Training
+from ratchet_api.training import Method
 from ratchet_api.version import ModelVersion, TrainingEstimate
 
 CHARACTERS_PER_TOKEN = 4
 """Usual for English text; other languages and code have fewer, so that they take longer than estimated."""
+FLOPS_OF_A_FORWARD_PASS = 2
 FLOPS_PER_WEIGHT_AND_TOKEN = 6
 """2 forward, 2 for the gradient of the activations (none for the frozen weights), 2 for the second forward pass of
 gradient checkpointing. Kaplan et al. 2020, arXiv:2001.08361, section 2.1, for the 2."""
@@ -34,11 +36,23 @@ def of(training: Training, dataset: DatasetNumbers, versions: Iterable[ModelVers
     if training.preset is None or not dataset.characters:
         return None
     preset = PRESETS[training.preset]
-    tokens = dataset.characters / CHARACTERS_PER_TOKEN * preset.hyperparameters.epochs
-    work = FLOPS_PER_WEIGHT_AND_TOKEN * preset.parameters * tokens / (preset.peak * preset.utilisation * gpus)
+    tokens = dataset.characters / CHARACTERS_PER_TOKEN
+    epochs = preset.hyperparameters.epochs
+    flops = _flops_per_token(training.method, epochs) * preset.parameters * tokens
+    work = flops / (preset.peak * preset.utilisation * gpus)
     hours = (work + 2 * preset.parameters / LOADED_BYTES_PER_SECOND) / 3600
-    basis = f"preset {training.preset}: {preset.parameters / 1e9:.0f} billion weights, about {tokens:.0f} tokens"
+    basis = f"preset {training.preset}: {preset.parameters / 1e9:.0f} billion weights, about {tokens * epochs:.0f} tokens"
+    if training.method != "sft":
+        basis += f" and what {training.method} compares them with"
     return _estimate(gpus, hours * gpus, training.price, basis)
+
+
+def _flops_per_token(method: Method, epochs: int) -> int:
+    """Per weight and token of the dataset. dpo and kto ask the base model about each answer once; kto in each epoch also
+    asks adapter and base about as many mismatched ones."""
+    reference = 0 if method == "sft" else FLOPS_OF_A_FORWARD_PASS
+    mismatched = 2 * FLOPS_OF_A_FORWARD_PASS if method == "kto" else 0
+    return (FLOPS_PER_WEIGHT_AND_TOKEN + mismatched) * epochs + reference
 
 
 def words(said: TrainingEstimate) -> str:

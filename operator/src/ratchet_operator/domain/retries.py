@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import ExitCode
-from ratchet_api.training import Hyperparameters
+from ratchet_api.training import Recipe
 from ratchet_api.version import Attempts
 
 INFRASTRUCTURE_RETRIES = 3
@@ -132,13 +132,13 @@ def _backoff(first: timedelta, factor: int, used: int) -> timedelta:
     return min(_LONGEST_DELAY, first * float(factor ** min(used, 20)))
 
 
-def shrink(hyperparameters: Hyperparameters, times: int = 1) -> Hyperparameters | None:
+def shrink(recipe: Recipe, times: int = 1) -> Recipe | None:
     """Half the micro-batch and double the accumulation, `times` times; None when there is nothing left to halve.
 
     The examples per optimiser step stay the same, also for an odd micro-batch: it falls to the next smaller size that
     divides them, because another effective batch would be another recipe.
     """
-    micro, accumulation = hyperparameters.micro_batch, hyperparameters.accumulation
+    micro, accumulation = recipe.micro_batch, recipe.accumulation
     batch = micro * accumulation
     for _ in range(times):
         micro //= 2
@@ -146,7 +146,7 @@ def shrink(hyperparameters: Hyperparameters, times: int = 1) -> Hyperparameters 
             micro -= 1
         if micro < 1 or batch // micro > _LARGEST_ACCUMULATION:
             return None
-    return hyperparameters.model_copy(update={"micro_batch": micro, "accumulation": batch // micro})
+    return recipe.model_copy(update={"micro_batch": micro, "accumulation": batch // micro})
 
 
 def shrink_batch(batch_size: int, times: int = 1) -> int | None:

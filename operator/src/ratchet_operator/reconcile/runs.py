@@ -129,6 +129,7 @@ def _request(this: "CyclePass", current: RunStatus, attempts: Attempts) -> Stage
         sessions=spec.sessions,
         curation=spec.curation,
         base_model=spec.base_model,
+        method=spec.training.method,
         min_examples=spec.trigger.min_examples,
         suites=spec.evaluation.policy().suites,
     )

@@ -14,7 +14,7 @@ from ratchet_api.evaluation import EvaluationPolicy
 from ratchet_api.names import VERSION_KIND
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.stage import EvaluateInput, StageIdentity, StageReport, TrainInput
-from ratchet_api.training import Hyperparameters
+from ratchet_api.training import Recipe
 from ratchet_api.version import (
     Attempts,
     EvaluationStatus,
@@ -277,19 +277,19 @@ class VersionPass:
     def _owner(self) -> Owner:
         return Owner(VERSION_KIND, self.version.metadata.name, self.version.metadata.uid)
 
-    def _hyperparameters(self, cycle: ImprovementCycle) -> Hyperparameters:
+    def _recipe(self, cycle: ImprovementCycle) -> Recipe:
         return self.version.spec.training or cycle.spec.training.recipe
 
     def _shrinkable(self, cycle: ImprovementCycle, name: versions.Next, attempts: Attempts) -> bool:
         times = attempts.out_of_memory + 1
         if name == "train":
-            return retries.shrink(self._hyperparameters(cycle), times) is not None
+            return retries.shrink(self._recipe(cycle), times) is not None
         return retries.shrink_batch(cycle.spec.evaluation.batch_size, times) is not None
 
     def _train(self, cycle: ImprovementCycle, attempts: Attempts, launcher: stages.Launcher) -> StageRequest:
         dataset = self.version.spec.dataset
         assert dataset is not None, "only a recipe is trained"
-        asked = self._hyperparameters(cycle)
+        asked = self._recipe(cycle)
         work = TrainInput(
             identity=self._identity(cycle, attempts),
             base_model=cycle.spec.base_model,

@@ -6,13 +6,13 @@ Room: trainer. Pure. Equal statistics give equal text.
 from collections.abc import Mapping
 from typing import Any
 
-from ratchet_trainer.curate.funnel import RULES, Funnel
+from ratchet_trainer.curate.funnel import Funnel
 
 CARD = "README.md"
 
 
-def card(statistics: Mapping[str, Any], funnel: Funnel) -> str:
-    """The card in Markdown, with the front matter that dataset hubs read."""
+def card(statistics: Mapping[str, Any], funnel: Funnel, rejected: Funnel | None = None) -> str:
+    """The card in Markdown, with the front matter that dataset hubs read; `rejected`: of what people preferred."""
     rows = statistics["rows"]
     total = sum(rows.values())
     size = next(name for most, name in _SIZES if total < most)
@@ -28,12 +28,7 @@ def card(statistics: Mapping[str, Any], funnel: Funnel) -> str:
         "Every line that was read is accounted for below; `statistics.json` has the same numbers for machines.\n",
         _targets(statistics),
         "## What was kept, and what was not\n",
-        "| rule | what is left after it | read | kept | changed | dropped |\n|---|---|---:|---:|---:|---|",
-        *(
-            f"| {step.rule} | {RULES[step.rule]} | {step.read} | {step.kept} | {step.changed} | "
-            f"{_counts(step.dropped)} |"
-            for step in funnel.steps
-        ),
+        *_steps(funnel),
         "\n`reading` counts lines (feedback is joined to the interaction that it judges), the other rules count "
         "interactions.\n",
         *_samples(funnel),
@@ -41,9 +36,44 @@ def card(statistics: Mapping[str, Any], funnel: Funnel) -> str:
         _table("Rows by origin", "origin", rows),
         _table("Examples by category", "category", statistics["categories"] | _others(statistics)),
         _sensitive(statistics["sensitive"]),
+        *([] if rejected is None else _preferences(statistics["preferences"], rejected)),
         _FILES,
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _steps(funnel: Funnel) -> list[str]:
+    return [
+        "| rule | what is left after it | read | kept | changed | dropped |\n|---|---|---:|---:|---:|---|",
+        *(
+            f"| {step.rule} | {funnel.rules[step.rule]} | {step.read} | {step.kept} | {step.changed} | "
+            f"{_counts(step.dropped)} |"
+            for step in funnel.steps
+        ),
+    ]
+
+
+def _preferences(said: Mapping[str, Any], funnel: Funnel) -> list[str]:
+    counts = ", ".join(f"{said[name]} {name}" for name in ("pairs", "desirable", "undesirable") if name in said)
+    return [
+        f"## What people preferred\n\nFor training by {said['method']}: {counts}, in {said['rows']} rows"
+        + (f"; {said['validation']} are kept aside" if said["validation"] else "")
+        + ". What became of the answers that people did not want:\n",
+        *_steps(funnel),
+        "",
+        *_samples(funnel),
+        f"Personal data and secrets found in them: {_counts(said['sensitive']['found'])}.\n",
+        _PREFERENCE_FILES,
+    ]
+
+
+_PREFERENCE_FILES = """| file | what |
+|---|---|
+| `preferences.jsonl` | what is trained on, in TRL's columns: `prompt`, `chosen` and `rejected` (dpo), or `prompt`, \
+`completion` and `label` (kto) |
+| `preferences_validation.jsonl` | the same of the newest sessions, kept aside, if that was asked for |
+| `preferences.parquet`, `preferences_alpaca.json` | the same as columns, and for LLaMA-Factory |
+"""
 
 
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),

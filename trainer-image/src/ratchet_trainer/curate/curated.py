@@ -17,6 +17,7 @@ from ratchet_trainer.curate.figures import lengths
 from ratchet_trainer.curate.funnel import RULES_VERSION
 from ratchet_trainer.curate.page import PAGE, render
 from ratchet_trainer.curate.pipeline import Counts, Settings
+from ratchet_trainer.curate.preferences import Preferences, preferences_of
 from ratchet_trainer.curate.rules import SensitiveCounts, select
 from ratchet_trainer.curate.split import split
 from ratchet_trainer.curate.text import HeldOut
@@ -37,12 +38,50 @@ class Curated:
     """What is kept aside."""
     rows: Rows
     sensitive: SensitiveCounts
+    preferences: Preferences | None = None
+    """What people preferred; None for method sft."""
+
+    @property
+    def learnable(self) -> int:
+        """Examples, pairs or judged answers, before variations: what minExamples counts."""
+        return len(self.selected) if self.preferences is None else len(self.preferences.train)
+
+    @property
+    def enough(self) -> bool:
+        """Whether the method has at least one of each thing that it needs."""
+        return bool(len(self.selected)) if self.preferences is None else self.preferences.train.enough
+
+    @property
+    def row_count(self) -> int:
+        """Rows that are trained on."""
+        return len(self.rows.rows) if self.preferences is None else self.preferences.train.row_count
+
+    @property
+    def characters(self) -> int:
+        """Length of their text."""
+        if self.preferences is None:
+            return sum(len(message.content) for row in self.rows.rows for message in row.messages)
+        return sum(row.characters for row in self.preferences.train.rows())
+
+    @property
+    def summary(self) -> str:
+        """What became of what was read, in one line."""
+        if self.preferences is None:
+            return self.counts.funnel.summary()
+        return f"{self.counts.funnel.summary()}; of the answers: {self.preferences.funnel.summary()}"
 
     def write(self, folder: Path, base_model: BaseModelRef | None = None) -> None:
         """All files of the dataset but its manifest. `base_model` is what train.yaml trains, if that is known."""
         statistics = self.statistics()
-        cards = {CARD: card(statistics, self.counts.funnel), PAGE: render(statistics, self.counts.funnel)}
-        write(folder, self.selected, self.rows, self.counts.quarantine, statistics, cards, self.validation, base_model)
+        rejected = None if self.preferences is None else self.preferences.funnel
+        cards = {
+            CARD: card(statistics, self.counts.funnel, rejected),
+            PAGE: render(statistics, self.counts.funnel, rejected),
+        }
+        write(
+            folder, self.selected, self.rows, self.counts.quarantine, statistics, cards, self.validation, base_model,
+            self.preferences,
+        )  # fmt: skip
 
     def statistics(self) -> dict[str, object]:
         """Every number, for statistics.json and the card."""
@@ -77,6 +116,7 @@ class Curated:
             "lengths": lengths(self.selected),
             "targets": DatasetTargets().dump(),
             "anchorsHeldOut": rows.anchors_held_out,
+            **({} if self.preferences is None else {"preferences": self.preferences.statistics}),
         }  # fmt: skip
 
 
@@ -87,6 +127,14 @@ def build(
     """The dataset of these examples. Raises UserError (see `compose`)."""
     texts = [message.content for messages in anchors for message in messages]
     selected, sensitive = select(examples, held_out, settings.curation, texts, counts.funnel)
-    selected, validation = split(selected, settings.curation.validation_share)
-    rows = compose(selected, settings.curation, anchors, held_out)
-    return Curated(settings, counts, counts.funnel["sensitive"].read, selected, validation, rows, sensitive)
+    curation, preferences = settings.curation, None
+    if counts.rejected is None:
+        ((selected, validation),) = split(curation.validation_share, selected)
+    else:
+        rejected = counts.rejected.selected(selected, held_out, curation, texts)
+        good, bad = split(curation.validation_share, selected, rejected)
+        (selected, validation), train, aside = good, (good[0], bad[0]), (good[1], bad[1])
+        preferences = preferences_of(counts.rejected, train, aside, curation)
+    rows = compose(selected, curation, anchors, held_out)
+    successful = counts.funnel["sensitive"].read
+    return Curated(settings, counts, successful, selected, validation, rows, sensitive, preferences)

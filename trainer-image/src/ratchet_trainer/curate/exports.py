@@ -25,30 +25,38 @@ _ROW_GROUP = 10_000
 def write_parquet(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """train.parquet: the rows of train.jsonl as columns, of which those that a row has not are null or empty."""
     import pyarrow
-    from pyarrow import parquet
 
     text = pyarrow.string()
     message = pyarrow.struct([("role", text), ("content", text), ("weight", pyarrow.int8())])
     schema = pyarrow.schema([("messages", pyarrow.list_(message)), ("origin", text), ("category", text), ("id", text)])
+    write_table(folder / PARQUET, schema, ({"category": "", "id": "", **row} for row in rows))
+
+
+def write_table(path: Path, schema: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A Parquet file of the rows, with settings that give equal bytes for equal rows."""
+    import pyarrow
+    from pyarrow import parquet
+
     options: dict[str, Any] = {
         "version": "2.6", "compression": "zstd", "compression_level": 3, "data_page_version": "1.0",
         "store_schema": False, "write_statistics": True, "use_dictionary": True,
     }  # fmt: skip
-    with parquet.ParquetWriter(folder / PARQUET, schema, **options) as writer:
+    with parquet.ParquetWriter(path, schema, **options) as writer:
         for group in _groups(rows):
-            whole = [{"category": "", "id": "", **row} for row in group]
-            writer.write_table(pyarrow.Table.from_pylist(whole, schema), row_group_size=_ROW_GROUP)
+            writer.write_table(pyarrow.Table.from_pylist(list(group), schema), row_group_size=_ROW_GROUP)
 
 
-def write_train_settings(folder: Path, base_model: BaseModelRef | None, validation: bool = False) -> None:
+def write_train_settings(
+    folder: Path, base_model: BaseModelRef | None, validation: bool = False, method: Mapping[str, Any] = {},
+) -> None:  # fmt: skip
     """train.yaml, with which `llamafactory-cli train train.yaml` trains in the folder that it is run in, and
-    looks at the loss of what is kept aside, if there is `validation`.
+    looks at the loss of what is kept aside, if there is `validation`. `method`: the settings of another than sft.
 
     Names of the settings: LLaMA-Factory 0.9.5, hparams/, and transformers' TrainingArguments.
     """
     model, comment = _model(base_model)
     aside = _VALIDATION_SETTINGS if validation else {}
-    settings = yaml.safe_dump({**model, **_TRAIN_SETTINGS, **aside}, sort_keys=False)
+    settings = yaml.safe_dump({**model, **_TRAIN_SETTINGS, **aside, **method}, sort_keys=False)
     head = f"# In this folder: llamafactory-cli train train.yaml\n# {comment}\n"
     (folder / TRAIN_SETTINGS).write_text(head + settings, encoding="utf-8")
 
@@ -83,8 +91,9 @@ _VALIDATION_SETTINGS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def write_croissant(folder: Path) -> None:
-    """croissant.json: what the files beside it are, and what the columns of train.parquet mean.
+def write_croissant(folder: Path, preferences: Mapping[str, str] = {}) -> None:
+    """croissant.json: what the files beside it are, and what the columns of train.parquet mean; `preferences`: further
+    files, by name, and their media types.
 
     Raises FileNotFoundError when one of them is not written yet. Source of the form: the Croissant format
     specification 1.0, https://docs.mlcommons.org/croissant/docs/croissant-spec.html.
@@ -100,7 +109,7 @@ def write_croissant(folder: Path) -> None:
             "name": "ratchet-training-set",
             "version": f"{RULES_VERSION}.0.0",
             "description": "Conversations to fine-tune an assistant on, curated by Ratchet; README.md has the card.",
-            "distribution": [_file(folder, name, kind) for name, kind in kinds.items()],
+            "distribution": [_file(folder, name, kind) for name, kind in {**kinds, **preferences}.items()],
             "recordSet": [
                 {
                     "@type": "cr:RecordSet", "@id": "train", "name": "train",

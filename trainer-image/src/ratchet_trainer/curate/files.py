@@ -19,6 +19,7 @@ from ratchet_api.artifacts import MANIFEST
 from ratchet_api.data import Anchors, BaseModelRef, ConfigMapKey, Curation, Source, SourceFormat
 from ratchet_api.erasures import Erased
 from ratchet_api.stage import ExitCode
+from ratchet_api.training import Method
 from ratchet_trainer.artifacts import build_manifest, file_entry
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.curated import Curated, build
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--anchors", type=Path, metavar="FILE", help="rows against forgetting, JSONL of messages")
     parser.add_argument("--erasures", type=Path, metavar="FILE", help="who withdrew, JSONL of principal or session")
     parser.add_argument("--model", metavar="URI", help="what train.yaml trains, as a cycle's baseModel.uri names it")
+    parser.add_argument("--method", choices=get_args(Method), default="sft", help="what the dataset will be trained by")
     parser.add_argument("--since", metavar="TIME", help="leave out what is older (ISO 8601)")
     parser.add_argument("--until", metavar="TIME", help="leave out what is newer (ISO 8601; now)")
     parser.add_argument("--json", action="store_true", help="print the statistics as JSON instead of the funnel")
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings(
         curation, _LOCAL, _LOCAL, _time("--since", options.since) or _EVER,
         _time("--until", options.until) or datetime.now(UTC), timedelta(days=36500), _erased(options.erasures),
-        bounded=bool(options.since and options.until),
+        method=options.method, bounded=bool(options.since and options.until),
     )  # fmt: skip
     if curation.anchors is not None and options.anchors is None:
         raise UserError("--anchors: the cycle mixes in anchors: name the file that its ConfigMap holds")
@@ -85,10 +87,10 @@ def run(options: argparse.Namespace) -> int:
             f"{counts.quarantine.total} of {counts.lines} lines are unreadable, more than {MOST_UNREADABLE:.0%}: "
             f"{counts.funnel.summary()}; look at what wrote the files, or name their --format"
         )
-    if curated.selected:
+    if curated.enough:
         digest = _write(curated, options.out, files, model)
         print(_said(curated, options.json))
-        print(f"{options.out}: {len(curated.rows.rows)} rows, {digest}", file=sys.stderr)
+        print(f"{options.out}: {curated.row_count} rows, {digest}", file=sys.stderr)
         return ExitCode.DONE
     print(_said(curated, options.json))
     print("no example is left: the table says which rule took them", file=sys.stderr)
@@ -191,7 +193,7 @@ def _write(curated: Curated, out: Path, files: Sequence[SessionFile], model: Bas
         folder = Path(scratch) / "dataset"
         curated.write(folder, model)
         inputs = {file.name: f"sha256:{file_entry(file.path).sha256}" for file in files}
-        manifest = build_manifest("dataset", folder, inputs, {"examples": len(curated.rows.rows)})
+        manifest = build_manifest("dataset", folder, inputs, {"examples": curated.row_count})
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
         if out.exists():
             out.rmdir()
@@ -206,8 +208,9 @@ def _said(curated: Curated, as_json: bool) -> str:
     formats = ", ".join(f"{name} {count}" for name, count in curated.counts.formats.items())
     origins = ", ".join(f"{name} {count}" for name, count in curated.rows.by_origin.items())
     categories = ", ".join(f"{name} {count}" for name, count in curated.rows.categories.items()) or "none"
+    preferred = "" if curated.preferences is None else f"\n\n{curated.preferences.funnel.table()}"
     return (
-        f"{curated.counts.funnel.table()}\n\nfiles: {formats}\n"
+        f"{curated.counts.funnel.table()}{preferred}\n\nfiles: {formats}\n"
         f"judged {curated.counts.judged} of {curated.counts.interactions} interactions, {curated.successful} good\n"
         f"categories: {categories}; uncategorised {curated.rows.uncategorised}\nrows: {origins}"
     )

@@ -96,8 +96,9 @@ def _reasons(dropped: Mapping[str, int]) -> str:
 class Funnel:
     """Every rule's account, in the rules' order."""
 
-    def __init__(self) -> None:
-        self._steps = {rule: Step(rule) for rule in RULES}
+    def __init__(self, rules: Mapping[str, str] = RULES) -> None:
+        self.rules = rules
+        self._steps = {rule: Step(rule) for rule in rules}
 
     def __getitem__(self, rule: str) -> Step:
         return self._steps[rule]

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from ratchet_trainer.curate.card import reached
 from ratchet_trainer.curate.figures import OPINIONS
-from ratchet_trainer.curate.funnel import RULES, Funnel
+from ratchet_trainer.curate.funnel import Funnel
 
 PAGE = "card.html"
 _COLOURS = {"up": "#237a54", "corrected": "#2f6db0", "down": "#b03030", "none": "#c3ccd4"}
@@ -98,13 +98,14 @@ class Columns:
         return max((each.total for each in self.bars), default=0)
 
 
-def render(statistics: Mapping[str, Any], funnel: Funnel) -> str:
-    """The page."""
+def render(statistics: Mapping[str, Any], funnel: Funnel, rejected: Funnel | None = None) -> str:
+    """The page; `rejected`: of what people preferred."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("ratchet_trainer.curate").joinpath("card.html.j2").read_text(encoding="utf-8")
     time = statistics["time"]
     return environment.from_string(template).render(
-        statistics=statistics, reached=reached(statistics), rules=RULES, steps=funnel.steps,
+        statistics=statistics, reached=reached(statistics), rules=funnel.rules, steps=funnel.steps,
+        rejected=rejected,
         legend=[(_COLOURS[name], _WORDS[name]) for name in OPINIONS],
         funnel=Plot([_step(step.rule, step.kept, step.dropped) for step in funnel.steps]),
         categories=Plot(_bars(statistics["categories"] | _others(statistics))),

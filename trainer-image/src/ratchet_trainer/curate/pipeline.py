@@ -14,6 +14,7 @@ from pathlib import Path
 from ratchet_api.data import Curation, Source
 from ratchet_api.erasures import Erased
 from ratchet_api.records import Feedback, Interaction
+from ratchet_api.training import Method
 from ratchet_trainer.curate import plain, read
 from ratchet_trainer.curate.columns import Seen, digest
 from ratchet_trainer.curate.examples import Categoriser, Example, Verdict, example_of, score
@@ -24,6 +25,7 @@ from ratchet_trainer.curate.plain import PlainFeedback, PlainInteraction
 from ratchet_trainer.curate.read import Line, LineProblem, Quarantine
 from ratchet_trainer.curate.readers import Entry, Owner, entries, own_entries, reader_of
 from ratchet_trainer.curate.readers.base import Reader
+from ratchet_trainer.curate.rejected import Rejected
 from ratchet_trainer.curate.rules import beyond
 from ratchet_trainer.curate.verdicts import Recorded, Verdicts
 
@@ -56,6 +58,8 @@ class Settings:
     until: datetime
     feedback_delay: timedelta
     erased: Erased = field(default_factory=Erased)
+    method: Method = "sft"
+    """What the dataset will be trained by."""
     bounded: bool = True
     """Whether somebody chose the window. Otherwise it ends now, which must not make each dataset another one."""
 
@@ -73,6 +77,8 @@ class Counts:
     """Interactions with feedback."""
     funnel: Funnel = field(default_factory=Funnel)
     timeline: Timeline = field(default_factory=Timeline)
+    rejected: Rejected | None = None
+    """The answers that people did not want, for the methods that learn from them."""
 
     @property
     def lines(self) -> int:
@@ -139,6 +145,7 @@ def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told, co
             if record.time < settings.until and _is_ours(settings, record):
                 verdicts.add(record)
     counts.files = len(files)
+    counts.rejected = None if settings.method == "sft" else Rejected(settings.method)
     categorise = Categoriser(settings.curation.categories)
     seen = Seen()
     for done, one in enumerate(opened, start=1):
@@ -153,7 +160,7 @@ def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told, co
             for (entry, interaction), verdict in zip(fresh, said, strict=True):
                 counts.judged += verdict is not None
                 counts.timeline.add(interaction.time if entry.dated else None, verdict)
-                found = _judged(settings, one, (entry, interaction), verdict, known, counts.funnel)
+                found = _judged(settings, one, (entry, interaction), verdict, known, counts)
                 if found is not None:
                     yield found
         told(done, len(opened))
@@ -199,14 +206,17 @@ def _categories(records: Sequence[Recorded], categorise: Categoriser) -> Callabl
 
 def _judged(
     settings: Settings, file: _Opened, recorded: Recorded, verdict: Verdict | None,
-    categorise: Callable[[str], str], funnel: Funnel,
+    categorise: Callable[[str], str], counts: Counts,
 ) -> Example | None:  # fmt: skip
     """An interaction's way through the rules that look at it alone."""
     entry, interaction = recorded
+    funnel = counts.funnel
     if settings.erased.covers(interaction.principal, interaction.session):
         funnel["consent"].drop("erased")  # without a sample: what is withdrawn is shown to nobody
         return None
     funnel["consent"].keep()
+    if counts.rejected is not None:
+        counts.rejected.look(entry, interaction, verdict, settings.curation, categorise)
     example = example_of(entry, interaction, verdict, categorise)
     if not isinstance(example, Example):
         funnel["answered"].drop(example, _last_text(interaction))

@@ -70,16 +70,24 @@ def select(
     Memory: a few numbers of each example; their texts are on disk.
     """
     counts = SensitiveCounts()
-    pool = Pool(curation.near_duplicates is not None)
-    what = actions(curation.sensitive)
-    for chunk in _chunks(examples):
-        cleaned = clean(chunk, what, funnel["sensitive"], counts)
-        pool.add(uncontaminated([Keyed.of(example) for example in cleaned], held_out, funnel["heldOut"]))
+    pool = pooled(examples, held_out, curation, funnel, counts)
     kept = agreeing(pool, pool.sorted(), funnel["contradicted"])
     kept = distinct(pool, kept, funnel["duplicate"])
     kept = unlike(pool, kept, curation, funnel["nearDuplicate"])
     kept = unpushed(pool, kept, curation, anchors, funnel["bursts"])
     return shared_out(pool, kept, curation, funnel["caps"]), counts
+
+
+def pooled(
+    examples: Iterable[Example], held_out: HeldOut, curation: Curation, funnel: Funnel, counts: SensitiveCounts
+) -> Pool:
+    """What is left after the rules that look at one at a time, ready to be compared."""
+    pool = Pool(curation.near_duplicates is not None)
+    what = actions(curation.sensitive)
+    for chunk in _chunks(examples):
+        cleaned = clean(chunk, what, funnel["sensitive"], counts)
+        pool.add(uncontaminated([Keyed.of(example) for example in cleaned], held_out, funnel["heldOut"]))
+    return pool
 
 
 def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -118,6 +118,10 @@ class Examples(Sequence[Example]):
             return Examples(self._store, self.indices[index])
         return self._store[int(self.indices[index])]
 
+    def at(self, places: Sequence[int]) -> "Examples":
+        """Those of the store at these places, in this order; one may come several times."""
+        return Examples(self._store, np.array(places, dtype=np.int64))
+
     def where(self, wanted: Sequence[bool] | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> "Examples":
         """Those of which it is true, in their order."""
         return Examples(self._store, self.indices[np.asarray(wanted, dtype=np.bool_)])

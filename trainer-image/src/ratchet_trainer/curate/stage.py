@@ -23,6 +23,7 @@ from ratchet_api.erasures import ERASURES, Erased
 from ratchet_api.reasons import Reason
 from ratchet_api.records import SESSIONS_PREFIX
 from ratchet_api.stage import CurateInput, StageReport, dataset_uri
+from ratchet_api.training import Method
 from ratchet_api.version import Artifact, Provenance
 from ratchet_trainer.artifacts import build_manifest, file_entry, tool_versions
 from ratchet_trainer.chat import Message
@@ -86,7 +87,7 @@ def run(
             f"look at what writes the files below {stage.identity.storage_uri}/{SESSIONS_PREFIX}/"
             + (" and at sessions.sources" if imported else "")
         )
-    if len(curated.selected) < stage.min_examples:
+    if curated.learnable < stage.min_examples or not curated.enough:
         return _skipped(stage, curated)
     folder = scratch / "dataset"
     curated.write(folder, stage.base_model)
@@ -98,7 +99,7 @@ def run(
 def _settings(stage: CurateInput, erased: Erased) -> Settings:
     return Settings(
         stage.curation, stage.identity.namespace, stage.identity.cycle, _since(stage), stage.until,
-        stage.sessions.feedback_delay, erased,
+        stage.sessions.feedback_delay, erased, stage.method,
     )  # fmt: skip
 
 
@@ -231,8 +232,8 @@ def _publish(
     rows = curated.rows
     numbers = DatasetNumbers(
         uri=uri, digest=digest, interactions=curated.counts.interactions, successful=curated.successful,
-        categories=len(rows.categories), examples=len(rows.rows), quarantined=curated.counts.quarantine.total,
-        characters=sum(len(message.content) for row in rows.rows for message in row.messages),
+        categories=len(rows.categories), examples=curated.row_count, quarantined=curated.counts.quarantine.total,
+        characters=curated.characters,
     )  # fmt: skip
     figures: dict[str, int | float | str] = {
         "interactions": numbers.interactions, "successful": numbers.successful, "categories": numbers.categories,
@@ -242,11 +243,12 @@ def _publish(
     store.publish(folder, uri, "dataset", inputs, figures)
     quarantined = f", {numbers.quarantined} lines quarantined" if numbers.quarantined else ""
     aside = f", {len(curated.validation)} kept aside" if curated.validation else ""
+    preferred = f"; {curated.learnable} {_WANTED[stage.method]}{_kinds(curated)}" if curated.preferences else ""
     return StageReport(
         stage="curate",
         outcome="Succeeded",
         reason=Reason.SUCCEEDED,
-        message=_reached(numbers) + aside + quarantined,
+        message=_reached(numbers) + preferred + aside + quarantined,
         artifact=Artifact(uri=uri, digest=digest),
         dataset=numbers,
         provenance=Provenance(dataset_digest=digest, tools=tool_versions()),
@@ -264,15 +266,29 @@ def _reached(numbers: DatasetNumbers) -> str:
 
 
 def _skipped(stage: CurateInput, curated: Curated) -> StageReport:
-    counts, good = curated.counts, len(curated.selected)
+    counts, good = curated.counts, curated.learnable
+    wanted = _WANTED[stage.method]
+    lacking = "" if good < stage.min_examples else f"; {stage.method} needs at least one of each kind"
     return StageReport(
         stage="curate",
         outcome="Skipped",
         reason=Reason.SKIPPED,
-        message=f"{good} good examples among {counts.interactions} interactions, {stage.min_examples} are asked for "
-        f"(trigger.minExamples); {counts.funnel.summary()}",
+        message=f"{good} {wanted}{_kinds(curated)} among {counts.interactions} interactions, {stage.min_examples} are "
+        f"asked for (trigger.minExamples){lacking}; {curated.summary}",
         dataset=DatasetNumbers(
             uri="", digest="", interactions=counts.interactions, successful=curated.successful, examples=good,
             quarantined=counts.quarantine.total,
         ),
     )  # fmt: skip
+
+
+_WANTED: Mapping[Method, str] = {
+    "sft": "good examples", "dpo": "pairs of an answer and its correction", "kto": "judged answers",
+}  # fmt: skip
+
+
+def _kinds(curated: Curated) -> str:
+    found = curated.preferences
+    if found is None or found.method == "dpo":
+        return ""
+    return f" ({len(found.train.chosen)} desirable, {len(found.train.rejected)} undesirable)"

@@ -23,6 +23,13 @@ from ratchet_trainer.curate.examples import (
     varied,
 )
 from ratchet_trainer.curate.exports import write_croissant, write_parquet, write_train_settings
+from ratchet_trainer.curate.preference_files import (
+    PREFERENCE_KINDS,
+    preference_info,
+    preference_settings,
+    write_preferences,
+)
+from ratchet_trainer.curate.preferences import Preferences
 from ratchet_trainer.curate.read import Quarantine
 from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.dataset import (
@@ -149,21 +156,31 @@ def _identity_row(index: int, entry: Identity, held_out: HeldOut) -> DatasetRow:
 def write(
     folder: Path, examples: Iterable[Example], rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object],
     cards: Mapping[str, str], validation: Sequence[Example] = (), base_model: BaseModelRef | None = None,
+    preferences: Preferences | None = None,
 ) -> None:  # fmt: skip
     """train.jsonl, whose words it holds, the files for other tools, statistics.json, the cards by their names and, if
     there is any, quarantine.jsonl. `examples` are those that `rows` were made of; `validation` is what is kept aside,
-    which becomes validation.jsonl; `base_model` is what train.yaml trains."""
+    which becomes validation.jsonl; `base_model` is what train.yaml trains; `preferences` what people preferred, of
+    which nothing is written for method sft."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / TRAIN, rows.rows)
     if validation:
         _write_lines(folder / VALIDATION, map(_row, validation))
-    write_subjects(folder, chain(examples, validation))
+    more = () if preferences is None else chain(preferences.train.rejected, preferences.validation.rejected)
+    write_subjects(folder, chain(examples, validation, more))
     write_parquet(folder, (row.entry() for row in rows.rows))
     write_alpaca(folder, (row.messages for row in rows.rows))
     write_sharegpt(folder, (row.messages for row in rows.rows))
-    write_dataset_info(folder, bool(validation))
-    write_train_settings(folder, base_model, bool(validation))
-    write_croissant(folder)
+    if preferences is None:
+        write_dataset_info(folder, bool(validation))
+        write_train_settings(folder, base_model, bool(validation))
+        write_croissant(folder)
+    else:
+        method, aside = preferences.method, bool(len(preferences.validation))
+        write_preferences(folder, preferences)
+        write_dataset_info(folder, bool(validation), preference_info(method, aside))
+        write_train_settings(folder, base_model, aside, preference_settings(method, aside))
+        write_croissant(folder, PREFERENCE_KINDS)
     write_json(folder / STATISTICS, statistics)
     for name, text in cards.items():
         (folder / name).write_text(text, encoding="utf-8")

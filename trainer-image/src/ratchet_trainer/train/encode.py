@@ -31,6 +31,11 @@ class Example:
         return sum(self.supervised)
 
     @property
+    def sequences(self) -> "tuple[Example]":
+        """As a unit of a training."""
+        return (self,)
+
+    @property
     def first_target(self) -> int:
         """Index of the first supervised token; never 0, because nothing precedes index 0."""
         return self.supervised.index(True)
@@ -83,41 +88,56 @@ def _until_stop(tokens: list[int], stops: frozenset[int], eos: int | None) -> tu
     return (tokens if eos is None else [*tokens, eos]), []
 
 
-def encode_rows(tokenizer: Tokenizer, rows: Iterable[Row], stops: frozenset[int], cutoff: int, model: str) -> Encoded:
-    """All rows that can be learnt from; others are counted by reason.
+class Encoder:
+    """Conversations to examples; those that are none are counted by reason."""
 
-    Rows longer than `cutoff` tokens are left out, never cut; so are rows whose text contains special tokens of the
-    model, which could open and close turns. Raises UserError when none is left, or when the template rewrites history.
-    """
-    examples: list[Example] = []
-    left_out: Counter[str] = Counter()
-    said = ""
-    special = [token for token in tokenizer.all_special_tokens if token]
-    for row in rows:
-        if any(token in message.content for message in row.messages for token in special):
-            left_out["specialTokens"] += 1
-            continue
+    def __init__(self, tokenizer: Tokenizer, stops: frozenset[int], cutoff: int, model: str) -> None:
+        """`cutoff`: tokens of the longest example; `model`: what messages call the base."""
+        self._tokenizer, self._stops, self._cutoff, self._model = tokenizer, stops, cutoff, model
+        self._special = [token for token in tokenizer.all_special_tokens if token]
+        self._said = ""
+        self.left_out: Counter[str] = Counter()
+
+    def encode(self, messages: Sequence[Message]) -> Example | str:
+        """The example, or why there is none: tooLong (more than `cutoff` tokens: left out, never cut), specialTokens
+        (text with special tokens of the model, which could open and close turns), noAnswer, template. Raises UserError
+        when the template rewrites history."""
+        if any(token in message.content for message in messages for token in self._special):
+            return "specialTokens"
         try:
-            example = encode_row(tokenizer, row.messages, stops)
+            example = encode_row(self._tokenizer, messages, self._stops)
         except PrefixError:
             raise UserError(
-                f"the chat template of {model} rewrites earlier turns (rendering a conversation up to the answer is no "
-                "prefix of the whole), so the answer cannot be masked: use a base model with an append-only template"
+                f"the chat template of {self._model} rewrites earlier turns (rendering a conversation up to the answer "
+                "is no prefix of the whole), so the answer cannot be masked: use a base model with an append-only "
+                "template"
             ) from None
         except TemplateError as error:
-            left_out["template"] += 1
-            said = said or f" (the template says: {error})"
-            continue
+            self._said = self._said or f" (the template says: {error})"
+            return "template"
         except ValueError:
-            left_out["noAnswer"] += 1
-            continue
-        if len(example) > cutoff:
-            left_out["tooLong"] += 1
-        else:
-            examples.append(example)
-    if not examples:
-        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items())) or "the dataset is empty"
-        raise UserError(
-            f"no row of the dataset can be trained on: {counts}{said}; cutoff is {cutoff} tokens, raise it if tooLong"
+            return "noAnswer"
+        return "tooLong" if len(example) > self._cutoff else example
+
+    def none_left(self) -> UserError:
+        """The error when there is no example at all."""
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(self.left_out.items()))
+        return UserError(
+            f"no row of the dataset can be trained on: {counts or 'the dataset is empty'}{self._said}; cutoff is "
+            f"{self._cutoff} tokens, raise it if tooLong"
         )
-    return Encoded(examples, dict(left_out))
+
+
+def encode_rows(tokenizer: Tokenizer, rows: Iterable[Row], stops: frozenset[int], cutoff: int, model: str) -> Encoded:
+    """All rows that can be learnt from. Raises UserError when none is left, or when the template rewrites history."""
+    encoder = Encoder(tokenizer, stops, cutoff, model)
+    examples: list[Example] = []
+    for row in rows:
+        example = encoder.encode(row.messages)
+        if isinstance(example, Example):
+            examples.append(example)
+        else:
+            encoder.left_out[example] += 1
+    if not examples:
+        raise encoder.none_left()
+    return Encoded(examples, dict(encoder.left_out))

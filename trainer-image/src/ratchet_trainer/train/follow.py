@@ -63,9 +63,8 @@ def follow(order: Order) -> None:
         # Stateless, so that a resumed training draws the same: the leader alone has a generator that goes on.
         torch.manual_seed((hyper.seed * steps + step) * order.ranks + order.rank)
         mine = share(batch, order.rank, order.ranks)
-        tokens = sum(example.targets for example in batch)
-        loss = loop.backward(prepared.model, mine, hyper.micro_batch, forward, tokens)
-        wire.gradient(loss).wait()
+        figures = prepared.objective.backward(prepared.model, mine, batch, hyper.micro_batch, forward)
+        wire.gradient(figures).wait()
         for parameter in parameters:
             parameter.grad = None
 

@@ -2,7 +2,7 @@
 
 Room: trainer. Touches the model that it is given; reports through the callback it is given.
 
-Loss of an optimiser step = sum over the supervised tokens of all its examples / their number, whatever the split into
+Loss of a supervised step = sum over the supervised tokens of all its examples / their number, whatever the split into
 forward passes; so micro-batch and accumulation trade memory for time and change nothing else (but the dropout).
 """
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -23,6 +23,7 @@ from ratchet_trainer.train.attention import PACKED
 from ratchet_trainer.train.divergence import Watch, not_finite
 from ratchet_trainer.train.encode import Example
 from ratchet_trainer.train.interrupt import uninterrupted
+from ratchet_trainer.train.objective import Figures, Objective, Unit
 from ratchet_trainer.train.packing import PackedBatch, pack, plan
 from ratchet_trainer.train.record import StepRecord
 
@@ -136,13 +137,16 @@ def learning_rate(step: int, steps: int, warmup_ratio: float, peak: float) -> fl
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / rest))
 
 
+_U = TypeVar("_U", bound=Unit)
+
+
 def steps_of(examples: int, hyper: Hyperparameters) -> int:
     """Optimiser steps of the whole training."""
     return hyper.epochs * math.ceil(examples / (hyper.micro_batch * hyper.accumulation))
 
 
-def batches(examples: Sequence[Example], hyper: Hyperparameters) -> Iterator[list[Example]]:
-    """The examples of each optimiser step: every epoch in another order, the same for the same seed."""
+def batches(examples: Sequence[_U], hyper: Hyperparameters) -> Iterator[list[_U]]:
+    """The examples (or pairs) of each optimiser step: every epoch in another order, the same for the same seed."""
     size = hyper.micro_batch * hyper.accumulation
     generator = torch.Generator().manual_seed(hyper.seed)
     for _ in range(hyper.epochs):
@@ -255,15 +259,17 @@ def ready(model: Any, packed: bool) -> None:
 
 def run(
     model: Any,
-    examples: Sequence[Example],
+    examples: Sequence[Unit],
     hyper: Hyperparameters,
     forward: Forward,
     on_step: Callable[[StepRecord], None],
     keeper: Keeper | None = None,
     resume: Snapshot | None = None,
     team: "Team | None" = None,
+    objective: Objective | None = None,
 ) -> StepRecord:
     """Trains the adapter of `model` and gives back the last step's record, its loss being the mean of the last steps.
+    Without an `objective` the training is supervised.
 
     With `resume` it goes on from there; with `team` other ranks compute a share of each gradient. When it is told to
     leave (Preempted), `keeper` gets the state after the last whole step first. Raises UserError when the loss is no
@@ -276,9 +282,10 @@ def run(
     ready(model, forward.packed)
     began = time.monotonic() - (0.0 if state.last is None else state.last.seconds)
     watch = Watch(steps, hyper)
+    step = _Step(state, model, hyper, forward, steps, began, on_step, team, objective or Supervised())
     try:
         for batch in islice(batches(examples, hyper), state.step, None):
-            record = _step(state, model, batch, hyper, forward, steps, began, on_step, team)
+            record = step.take(batch)
             watch.look(record)
             if keeper is not None and record.step < steps:
                 keeper.offer(state.snapshot)
@@ -290,42 +297,61 @@ def run(
     return _with_mean_loss(state.last, state.recent[-math.ceil(steps / 5) :])
 
 
-def _step(
-    state: _State,
-    model: Any,
-    batch: Sequence[Example],
-    hyper: Hyperparameters,
-    forward: Forward,
-    steps: int,
-    began: float,
-    on_step: Callable[[StepRecord], None],
-    team: "Team | None",
-) -> StepRecord:
-    """One optimiser step; what it changes is changed as a whole, or not at all."""
-    step = state.step
-    rate = learning_rate(step, steps, float(hyper.warmup_ratio), float(hyper.learning_rate))
-    started = time.monotonic()
-    tokens = sum(example.targets for example in batch)
-    if team is None:
-        loss = backward(model, batch, hyper.micro_batch, forward, tokens)
-    else:
-        team.begin(step, state.trainable)
-        loss = team.sum(backward(model, team.share(batch), hyper.micro_batch, forward, tokens))
-    norm = float(torch.nn.utils.clip_grad_norm_(state.trainable, float(hyper.max_grad_norm) or math.inf))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise not_finite(step + 1, rate, loss, norm, hyper)
-    with uninterrupted():
-        state.apply(rate)
-        now = time.monotonic()
-        recent = [*state.recent, (loss, tokens, now - started)][-SPEED_STEPS:]
-        busy = sum(entry[2] for entry in recent)
-        record = StepRecord(
-            step + 1, steps, loss, rate, norm, tokens, sum(entry[1] for entry in recent) / max(busy, 1e-9),
-            now - began, busy / len(recent) * (steps - step - 1),
-        )  # fmt: skip
-        state.finished(record, recent)
-        on_step(record)
-    return record
+@dataclass(frozen=True)
+class _Step:
+    """What every optimiser step goes by."""
+
+    state: _State
+    model: Any
+    hyper: Hyperparameters
+    forward: Forward
+    steps: int
+    began: float
+    on_step: Callable[[StepRecord], None]
+    team: "Team | None"
+    objective: Objective
+
+    def take(self, batch: Sequence[Unit]) -> StepRecord:
+        """One; what it changes is changed as a whole, or not at all."""
+        state, hyper, step = self.state, self.hyper, self.state.step
+        rate = learning_rate(step, self.steps, float(hyper.warmup_ratio), float(hyper.learning_rate))
+        started = time.monotonic()
+        tokens = sum(example.targets for example in batch)
+        figures = self._gradient(batch)
+        loss = figures.loss
+        norm = float(torch.nn.utils.clip_grad_norm_(state.trainable, float(hyper.max_grad_norm) or math.inf))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise not_finite(step + 1, rate, loss, norm, hyper)
+        with uninterrupted():
+            state.apply(rate)
+            now = time.monotonic()
+            recent = [*state.recent, (loss, tokens, now - started)][-SPEED_STEPS:]
+            busy = sum(entry[2] for entry in recent)
+            record = StepRecord(
+                step + 1, self.steps, loss, rate, norm, tokens, sum(entry[1] for entry in recent) / max(busy, 1e-9),
+                now - self.began, busy / len(recent) * (self.steps - step - 1), figures.rewards,
+            )  # fmt: skip
+            state.finished(record, recent)
+            self.on_step(record)
+        return record
+
+    def _gradient(self, batch: Sequence[Unit]) -> Figures:
+        if self.team is None:
+            return self.objective.backward(self.model, batch, batch, self.hyper.micro_batch, self.forward)
+        self.team.begin(self.state.step, self.state.trainable)
+        mine = self.team.share(batch)
+        return self.team.sum(self.objective.backward(self.model, mine, batch, self.hyper.micro_batch, self.forward))
+
+
+class Supervised(Objective):
+    """Cross entropy of the answers."""
+
+    def backward(
+        self, model: Any, mine: Sequence[Example], batch: Sequence[Example], micro_batch: int, forward: Forward
+    ) -> Figures:
+        """See Objective."""
+        tokens = sum(example.targets for example in batch)
+        return Figures(backward(model, mine, micro_batch, forward, tokens))
 
 
 def backward(model: Any, examples: Sequence[Example], micro_batch: int, forward: Forward, tokens: int) -> float:
@@ -345,5 +371,5 @@ def _with_mean_loss(record: StepRecord, recent: Sequence[tuple[float, int, float
     mean = sum(entry[0] * entry[1] for entry in recent) / tokens
     return StepRecord(
         record.step, record.steps, mean, record.learning_rate, record.gradient_norm, record.tokens,
-        record.tokens_per_second, record.seconds, 0.0,
+        record.tokens_per_second, record.seconds, 0.0, record.rewards,
     )  # fmt: skip

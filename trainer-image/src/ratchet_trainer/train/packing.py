@@ -8,8 +8,9 @@ The prefix ends before the token that predicts the first supervised one, of any 
 predict a supervised token are given to the output head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -77,10 +78,13 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     )
 
 
-def plan(examples: Sequence[Example], micro_batch: int, packed: bool) -> list[list[Example]]:
-    """Splits the examples of an optimiser step into forward passes of at most `micro_batch` examples and
-    MAX_PACKED_TOKENS tokens (a single longer example goes alone); one example a pass when `packed` is off."""
-    passes: list[list[Example]] = []
+_Unit = TypeVar("_Unit", bound=Sized)
+
+
+def plan(examples: Sequence[_Unit], micro_batch: int, packed: bool) -> list[list[_Unit]]:
+    """Splits the examples (or pairs) of an optimiser step into forward passes of at most `micro_batch` of them and
+    MAX_PACKED_TOKENS tokens (a single longer one goes alone); one a pass when `packed` is off."""
+    passes: list[list[_Unit]] = []
     tokens = 0
     for example in examples:
         full = not passes or len(passes[-1]) >= (micro_batch if packed else 1)

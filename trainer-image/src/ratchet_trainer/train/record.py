@@ -7,6 +7,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Rewards:
+    """How an adapter moves judged answers: beta times how much likelier, in nats, it makes them than the base does."""
+
+    chosen: float | None
+    """Mean of the preferred answers; None when the step had none."""
+    rejected: float | None
+    """Mean of the others."""
+    accuracy: float
+    """Share that is told rightly."""
+    kl: float
+    """Mean log ratio of mismatched answers, at least 0; 0 where none is needed (dpo)."""
+
+    @property
+    def margin(self) -> float | None:
+        """chosen - rejected."""
+        return None if self.chosen is None or self.rejected is None else self.chosen - self.rejected
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One optimiser step."""
 
@@ -14,7 +33,7 @@ class StepRecord:
     """From 1."""
     steps: int
     loss: float
-    """Mean over the step's supervised tokens."""
+    """Mean over the step's supervised tokens; over its pairs (dpo) or answers (kto)."""
     learning_rate: float
     gradient_norm: float
     """Before clipping."""
@@ -26,3 +45,5 @@ class StepRecord:
     """Since the first step began."""
     eta: float
     """Seconds that remain."""
+    rewards: Rewards | None = None
+    """dpo and kto."""

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from ratchet_api.artifacts import Manifest
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import StageReport, TrainInput, attempt_uri, checkpoints_uri
-from ratchet_api.training import Hyperparameters
-from ratchet_api.version import Artifact, Provenance, TrainingStatus
+from ratchet_api.training import Method, Recipe
+from ratchet_api.version import Artifact, Provenance, Rewards, TrainingStatus
 from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import stop_ids
-from ratchet_trainer.dataset import TRAIN, read_rows, write_json
+from ratchet_trainer.dataset import PREFERENCES, TRAIN, read_rows, write_json
 from ratchet_trainer.errors import DataError
 from ratchet_trainer.loading import load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
@@ -35,8 +35,8 @@ from ratchet_trainer.train.record import StepRecord
 
 if TYPE_CHECKING:
     from ratchet_trainer.train.checkpoint import Checkpoints
-    from ratchet_trainer.train.encode import Example
     from ratchet_trainer.train.nodes import Place
+    from ratchet_trainer.train.objective import Objective, Unit
 
 log = logging.getLogger("ratchet")
 
@@ -61,14 +61,15 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
         return _report(uri, finished)
 
     base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)
-    dataset = store.fetch(stage.dataset.uri, "dataset", stage.dataset.digest, scratch / "dataset", _check_dataset)
+    rows = rows_of(stage.hyperparameters.method)
+    dataset = store.fetch(stage.dataset.uri, "dataset", stage.dataset.digest, scratch / "dataset", _check(rows))
     if place is not None and place.node > 0:
         return _lend(stage, place, base, scratch)
     adapter, logs = scratch / "adapter", scratch / "logs"
     inputs = {"recipe": recipe, "base": base.digest, "dataset": dataset.digest}
     kept = checkpoints_uri(stage.identity.storage_uri, stage.identity.version)
     checkpoints = Checkpoints(store, kept, recipe, inputs, stage.checkpoint_interval, scratch)
-    numbers = _train(stage, base, scratch / "dataset" / TRAIN, adapter, logs, progress, checkpoints, place)
+    numbers = _train(stage, base, scratch / "dataset" / rows, adapter, logs, progress, checkpoints, place)
     made = store.publish(adapter, uri, "adapter", inputs, numbers, beside=[logs])
     checkpoints.clear()
     tracking.record(stage, store, uri, made)
@@ -85,9 +86,18 @@ def _recipe(stage: TrainInput) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def _check_dataset(folder: Path) -> None:
-    if not (folder / TRAIN).is_file():
-        raise DataError(f"the dataset has no {TRAIN}: curate it again")
+def rows_of(method: Method) -> str:
+    """The file of a dataset that is trained on."""
+    return TRAIN if method == "sft" else PREFERENCES
+
+
+def _check(rows: str) -> Callable[[Path], None]:
+    def check(folder: Path) -> None:
+        if not (folder / rows).is_file():
+            why = "" if rows == TRAIN else ": it was curated for method sft"
+            raise DataError(f"the dataset has no {rows}{why}; curate it again with the training's method")
+
+    return check
 
 
 def _train(
@@ -108,13 +118,14 @@ def _train(
     hyper, name = stage.hyperparameters, stage.base_model.uri
     board = None if place is None else nodes.Board(place)
     device = pick_device(all_used=True)
-    rows_name = f"{stage.dataset.uri}/{TRAIN}"
+    rows_name = f"{stage.dataset.uri}/{rows_file.name}"
     prepared = prepare(stage, base.path, rows_file, rows_name, device)
     model, examples = prepared.model, prepared.examples
     earlier = checkpoints.latest()
     if earlier is None:
-        packed = loop.packs_exactly(model, examples, device)
-        chosen = precision.choose(hyper.precision, model, examples, device, hyper.micro_batch)
+        sequences = [sequence for unit in examples for sequence in unit.sequences]
+        packed = loop.packs_exactly(model, sequences, device)
+        chosen = precision.choose(hyper.precision, model, sequences, device, hyper.micro_batch)
     else:
         packed, chosen = earlier.packed, earlier.precision
     save_memory(hyper, model, device)
@@ -122,7 +133,7 @@ def _train(
     per_node = [mine] if board is None else board.gather(nodes.Brings(mine, base.digest))
     ranks = sum(per_node)
     log.info(
-        "training on %d examples (left out: %s), %d steps, %s, %s, %d rank(s) on %s", len(examples),
+        "training (%s) on %d examples (left out: %s), %d steps, %s, %s, %d rank(s) on %s", hyper.method, len(examples),
         prepared.left_out or "none", loop.steps_of(len(examples), hyper), chosen,
         "packed" if packed else "not packed", ranks, device.type,
     )  # fmt: skip
@@ -145,13 +156,14 @@ def _train(
         listen = None if board is None else board.listen
         leads = team.Team(orders, adapter.parent, device, ranks, meeting, listen) if ranks > 1 else nullcontext()
         with leads as others:
-            last = loop.run(model, examples, hyper, forward, journal.note, checkpoints, resume, others)
+            last = loop.run(model, examples, hyper, forward, journal.note, checkpoints, resume, others,
+                            prepared.objective)  # fmt: skip
     _save(model, adapter, name)
     left_out = {f"leftOut.{reason}": count for reason, count in prepared.left_out.items()}
     return {
         "examples": len(examples), "steps": last.steps, "loss": round(last.loss, 6),
         "tokensPerSecond": round(last.tokens_per_second), "seconds": round(last.seconds, 1), "precision": chosen,
-        "device": str(device), "ranks": ranks, **left_out,
+        "device": str(device), "ranks": ranks, **left_out, **_rewards(journal.records),
     }  # fmt: skip
 
 
@@ -160,12 +172,12 @@ def _lend(stage: TrainInput, place: "Place", base: LocalModel, scratch: Path) ->
     from ratchet_trainer.train import nodes, team
 
     mine = team.ranks_wanted()
-    rows = scratch / "dataset" / TRAIN
+    rows = scratch / "dataset" / rows_of(stage.hyperparameters.method)
 
     def order(plan: nodes.Plan, rank: int) -> team.Order:
         return team.Order(
             rank, sum(plan.ranks), rank - plan.first(place.node), place.meeting, stage.model_dump_json(),
-            str(base.path), str(rows), f"{stage.dataset.uri}/{TRAIN}", plan.packed, plan.precision,
+            str(base.path), str(rows), f"{stage.dataset.uri}/{rows.name}", plan.packed, plan.precision,
         )  # fmt: skip
 
     nodes.lend(place, base.digest, mine, order, scratch)
@@ -179,7 +191,8 @@ class Prepared:
 
     model: Any
     """The base model with a fresh adapter."""
-    examples: "Sequence[Example]"
+    examples: "Sequence[Unit]"
+    objective: "Objective"
     left_out: Mapping[str, int]
     """Rows that are no examples, by reason."""
 
@@ -189,6 +202,8 @@ def prepare(stage: TrainInput, base: Path, rows_file: Path, rows_name: str, devi
     import torch
 
     from ratchet_trainer.train import encode, loop
+    from ratchet_trainer.train.preferences import read_preferences
+    from ratchet_trainer.train.preferred import objective
 
     hyper, name = stage.hyperparameters, stage.base_model.uri
     use_threads()
@@ -199,11 +214,17 @@ def prepare(stage: TrainInput, base: Path, rows_file: Path, rows_name: str, devi
     dtype = torch.bfloat16 if has_bf16 else torch.float32
     model = load_model(base, name, device, dtype, hyper.quantization)
     stops = stop_ids(tokenizer, model.generation_config)
-    encoded = encode.encode_rows(tokenizer, read_rows(rows_file, rows_name), stops, hyper.cutoff, name)
-    return Prepared(loop.add_lora(model, hyper), encoded.examples, encoded.left_out)
+    units: Sequence[Unit]
+    if hyper.method == "sft":
+        encoded = encode.encode_rows(tokenizer, read_rows(rows_file, rows_name), stops, hyper.cutoff, name)
+        units, left_out = encoded.examples, encoded.left_out
+    else:
+        encoder = encode.Encoder(tokenizer, stops, hyper.cutoff, name)
+        units, left_out = read_preferences(rows_file, hyper.method, rows_name, encoder), encoder.left_out
+    return Prepared(loop.add_lora(model, hyper), units, objective(hyper, hyper.cutoff), left_out)
 
 
-def save_memory(hyper: Hyperparameters, model: Any, device: Any) -> None:
+def save_memory(hyper: Recipe, model: Any, device: Any) -> None:
     """Gradient checkpointing, if it is asked for or the device is a GPU."""
     from ratchet_trainer.train import loop
 
@@ -232,14 +253,14 @@ class _Journal:
 
     def __exit__(self, *_: object) -> None:
         self._board.close()
-        rows = [{key: round(value, 6) for key, value in asdict(record).items()} for record in self.records]
+        rows = [{key: round(value, 6) for key, value in _values(record).items()} for record in self.records]
         write_json(self._folder / "loss.json", rows)
 
     def _draw(self, record: StepRecord) -> None:
         self.records.append(record)
-        values = asdict(record)
-        for key in ("loss", "learning_rate", "gradient_norm", "tokens_per_second"):
-            self._board.add_scalar(f"train/{key}", values[key], record.step)
+        for key, value in _values(record).items():
+            if key in _DRAWN or key.startswith("rewards/"):
+                self._board.add_scalar(f"train/{key}", value, record.step)
 
     def note(self, record: StepRecord) -> None:
         """One step; a line in the log every few seconds."""
@@ -252,6 +273,32 @@ class _Journal:
                 "step %d/%d  loss %.4f  rate %.2g  %.0f tokens/s  eta %.0f s", record.step, record.steps, record.loss,
                 record.learning_rate, record.tokens_per_second, record.eta,
             )  # fmt: skip
+
+
+_DRAWN = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
+
+
+def _values(record: StepRecord) -> dict[str, int | float]:
+    """Every number of a step by its name, but those that it does not have."""
+    said = record.rewards
+    rewards = {} if said is None else asdict(said) | {"margin": said.margin}
+    return {
+        **{key: value for key, value in asdict(record).items() if key != "rewards"},
+        **{f"rewards/{key}": value for key, value in rewards.items() if value is not None},
+    }
+
+
+def _rewards(records: Sequence[StepRecord]) -> dict[str, float]:
+    """Means over the last steps, for the manifest: over as many as the loss goes."""
+    from ratchet_trainer.train.loop import SPEED_STEPS
+
+    last = list(map(_values, records[-min(SPEED_STEPS, math.ceil(len(records) / 5)) :]))
+    found = dict[str, float]()
+    for name in ("chosen", "rejected", "margin", "accuracy", "kl"):
+        values = [values[f"rewards/{name}"] for values in last if f"rewards/{name}" in values]
+        if values:
+            found[f"rewards.{name}"] = round(sum(values) / len(values), 6)
+    return found
 
 
 def _save(model: Any, folder: Path, base_uri: str) -> None:
@@ -269,10 +316,11 @@ def _save(model: Any, folder: Path, base_uri: str) -> None:
 
 def _report(uri: str, manifest: Manifest) -> StageReport:
     numbers: Mapping[str, Any] = manifest.numbers
+    rewards = {key.removeprefix("rewards."): Decimal(str(value)) for key, value in numbers.items() if "rewards." in key}
     status = TrainingStatus(
         examples=int(numbers["examples"]), step=int(numbers["steps"]), steps=int(numbers["steps"]),
         loss=Decimal(str(round(float(numbers["loss"]), 6))), tokens_per_second=int(numbers["tokensPerSecond"]),
-        eta_seconds=0, seconds=math.ceil(float(numbers["seconds"])),
+        eta_seconds=0, seconds=math.ceil(float(numbers["seconds"])), rewards=Rewards(**rewards) if rewards else None,
     )  # fmt: skip
     return StageReport(
         stage="train",

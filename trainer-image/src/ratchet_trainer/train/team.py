@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import distributed
 
 from ratchet_api.stage import ExitCode
 from ratchet_trainer.errors import OutOfMemory, TryAgain
-from ratchet_trainer.train.encode import Example
+from ratchet_trainer.train.objective import FIGURES, Figures, Unit
 
 END = -1
 """Instead of a step's number: there are no more."""
@@ -69,7 +69,10 @@ def ranks_wanted() -> int:
     return max(1, torch.cuda.device_count()) if torch.cuda.is_available() else 1
 
 
-def share(batch: Sequence[Example], rank: int, ranks: int) -> list[Example]:
+_U = TypeVar("_U", bound=Unit)
+
+
+def share(batch: Sequence[_U], rank: int, ranks: int) -> list[_U]:
     """A rank's examples of a step: dealt by length, so that no rank waits long for another."""
     longest_first = sorted(range(len(batch)), key=lambda index: (-len(batch[index]), index))
     there_and_back = [*range(ranks), *reversed(range(ranks))]
@@ -114,7 +117,7 @@ class Wire:
         self._sizes = [parameter.numel() for parameter in parameters]
         device = parameters[0].device
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
-        self._flat = torch.zeros(sum(self._sizes) + 1, dtype=torch.float32, device=device)
+        self._flat = torch.zeros(sum(self._sizes) + FIGURES, dtype=torch.float32, device=device)
 
     def number(self, step: int | None = None) -> Any:
         """The step's number, told (by the leader) or heard; `heard` has it once the work given back is done."""
@@ -136,24 +139,24 @@ class Wire:
     def take_weights(self) -> None:
         """Into the parameters."""
         with torch.no_grad():
-            for parameter, piece in zip(self._parameters, self._flat[:-1].split(self._sizes), strict=True):
+            for parameter, piece in zip(self._parameters, self._flat[:-FIGURES].split(self._sizes), strict=True):
                 parameter.copy_(piece.view_as(parameter))
 
-    def gradient(self, loss: float) -> Any:
-        """This rank's gradient and loss, on their way to the leader, who gets the sums."""
+    def gradient(self, figures: Figures) -> Any:
+        """This rank's gradient and figures, on their way to the leader, who gets the sums."""
         self._gather([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
-        self._flat[-1] = loss
+        self._flat[-FIGURES:] = torch.tensor(figures.numbers())
         return distributed.reduce(self._flat, dst=0, async_op=True)
 
-    def take_gradient(self) -> float:
-        """The sum into the parameters' gradients; returns the loss."""
-        for parameter, piece in zip(self._parameters, self._flat[:-1].split(self._sizes), strict=True):
+    def take_gradient(self) -> Figures:
+        """The sum into the parameters' gradients; returns the figures."""
+        for parameter, piece in zip(self._parameters, self._flat[:-FIGURES].split(self._sizes), strict=True):
             parameter.grad = piece.view_as(parameter).to(parameter.dtype, copy=True)
-        return float(self._flat[-1])
+        return Figures.of(self._flat[-FIGURES:].tolist())
 
     def _gather(self, tensors: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
-            torch.cat([tensor.reshape(-1).float() for tensor in tensors], out=self._flat[:-1])
+            torch.cat([tensor.reshape(-1).float() for tensor in tensors], out=self._flat[:-FIGURES])
 
 
 class Team:
@@ -206,7 +209,7 @@ class Team:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
-    def share(self, batch: Sequence[Example]) -> list[Example]:
+    def share(self, batch: Sequence[_U]) -> list[_U]:
         """The leader's own examples of a step."""
         return share(batch, 0, self.ranks)
 
@@ -217,10 +220,10 @@ class Team:
         self._finish(self._wire.number(step))
         self._finish(self._wire.weights(leads=True))
 
-    def sum(self, loss: float) -> float:
-        """The gradients of all ranks into the leader's parameters; their loss."""
+    def sum(self, figures: Figures) -> Figures:
+        """The gradients of all ranks into the leader's parameters; their figures."""
         assert self._wire is not None
-        self._finish(self._wire.gradient(loss))
+        self._finish(self._wire.gradient(figures))
         return self._wire.take_gradient()
 
     def _finish(self, work: Any) -> None:
