@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import math
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 

@@ -41,14 +41,15 @@ def of(training: Training, dataset: DatasetNumbers, versions: Iterable[ModelVers
     flops = _flops_per_token(training.method, epochs) * preset.parameters * tokens
     work = flops / (preset.peak * preset.utilisation * gpus)
     hours = (work + 2 * preset.parameters / LOADED_BYTES_PER_SECOND) / 3600
-    basis = f"preset {training.preset}: {preset.parameters / 1e9:.0f} billion weights, about {tokens * epochs:.0f} tokens"
+    basis = f"preset {training.preset}: {preset.parameters / 1e9:.0f} billion weights, "
+    basis += f"about {tokens * epochs:.0f} tokens"
     if training.method != "sft":
         basis += f" and what {training.method} compares them with"
     return _estimate(gpus, hours * gpus, training.price, basis)
 
 
 def _flops_per_token(method: Method, epochs: int) -> int:
-    """Per weight and token of the dataset. dpo and kto ask the base model about each answer once; kto in each epoch also
+    """Per weight and token of the dataset. dpo and kto ask the base model about each answer once; in each epoch kto also
     asks adapter and base about as many mismatched ones."""
     reference = 0 if method == "sft" else FLOPS_OF_A_FORWARD_PASS
     mismatched = 2 * FLOPS_OF_A_FORWARD_PASS if method == "kto" else 0
