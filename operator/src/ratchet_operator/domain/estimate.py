@@ -49,8 +49,8 @@ def of(training: Training, dataset: DatasetNumbers, versions: Iterable[ModelVers
 
 
 def _flops_per_token(method: Method, epochs: int) -> int:
-    """Per weight and token of the dataset. dpo and kto ask the base model about each answer once; in each epoch kto also
-    asks adapter and base about as many mismatched ones."""
+    """Per weight and token of the dataset. dpo and kto ask the base model about each answer once; in each epoch kto
+    also asks adapter and base about as many mismatched ones."""
     reference = 0 if method == "sft" else FLOPS_OF_A_FORWARD_PASS
     mismatched = 2 * FLOPS_OF_A_FORWARD_PASS if method == "kto" else 0
     return (FLOPS_PER_WEIGHT_AND_TOKEN + mismatched) * epochs + reference
