@@ -23,14 +23,16 @@ from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import ARM_LABEL, ARM_PORT, CYCLE_KIND, GATEWAY_LABELS, GATEWAY_PORT, VERSION_KIND
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.kube import RESOURCES
-from ratchet_operator.clients.transport import JSON, Api
+from ratchet_operator.clients.transport import JSON, AlreadyExists, Api
+from ratchet_operator.errors import Conflict, Unavailable
 from ratchet_operator.manifests.arms import ArmRequest, deployment
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "assistant"
 GATEWAY_ADDRESS = "127.77.0.1"
 TRAINER_IMAGE, VLLM_IMAGE = "ratchet/trainer", "vllm"
-AT_ONCE = 24
+TRIES = 10
+AT_ONCE = 12
 """Requests under way while objects are made."""
 COPIED = (CYCLE_KIND, VERSION_KIND, "Deployment", "Pod")
 
@@ -137,11 +139,30 @@ class Crowd:
             if kind == "Deployment":
                 body = self._arm(made)
             path = RESOURCES[kind].path(self._namespace)
-            stored = await self._api.request("post", path, with_uids(body, uids), {"fieldManager": "ratchet"})
+            stored = await self._post(path, with_uids(body, uids))
             uids[meta["uid"]] = stored["metadata"]["uid"]
             made.append((f"{path}/{kept['name']}/status", stored, status))
         for path, stored, status in made:
-            await self._api.request("put", path, stored | {"status": with_uids(status, uids)})
+            await self._insist("put", path, stored | {"status": with_uids(status, uids)})
+
+    async def _post(self, path: str, body: JSON) -> JSON:
+        try:
+            return await self._insist("post", path, body)
+        except AlreadyExists:  # its answer came too late the first time
+            return await self._insist("get", f"{path}/{body['metadata']['name']}")
+
+    async def _insist(self, method: str, path: str, body: JSON | None = None) -> JSON:
+        """A machine that is full answers late; here that is no result."""
+        for _ in range(TRIES):
+            try:
+                return await self._api.request(method, path, body, {"fieldManager": "ratchet"} if body else None)
+            except Unavailable as error:
+                print(error, flush=True)
+            except Conflict as error:
+                if method != "put" or isinstance(error, AlreadyExists):
+                    raise
+                return {}  # its answer came too late the first time, too
+        raise SystemExit(f"{method} {path}: not in {TRIES} attempts")
 
     def _arm(self, made: list[tuple[str, JSON, JSON]]) -> JSON:
         """Built by the operator's own hands from what was made so far, so that it finds nothing to correct."""

@@ -154,7 +154,7 @@ def settle(expected: int, environment: dict[str, str]) -> dict[str, Any]:
     """The operator once, unmeasured: whatever the copies lack is written now."""
     side = Side("ratchet", 0, expected, environment)
     try:
-        side.wait(900)
+        side.wait(1800)
         before = -1
         while writes(side.told()["requests"]) != before:
             before = writes(side.told()["requests"])
@@ -168,7 +168,7 @@ def measure(name: str, number: int, expected: int, environment: dict[str, str], 
     """One start of one side."""
     side = Side(name, number, expected, environment)
     try:
-        side.wait(900)
+        side.wait(1800)
         time.sleep(AFTER)
         told, cpu = side.told(), side.processor()
         found = {
