@@ -61,7 +61,10 @@ def gateway_api(cluster: Platform, tmp_path_factory: pytest.TempPathFactory) -> 
     assert found.get("Sum") == digest, f"{module} cannot be had: {found.get('Error') or answer.stderr or found}"
     crd = Path(found["Dir"]) / "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"
     cluster.kubectl("apply", "--server-side", "-f", str(crd))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/httproutes.gateway.networking.k8s.io", "--timeout=60s")
+    definition = "crd/httproutes.gateway.networking.k8s.io"
+    # A definition that is a moment old has conditions: null, which --for=condition cannot read.
+    cluster.kubectl("wait", "--for=jsonpath={.status.acceptedNames.plural}=httproutes", definition, "--timeout=60s")
+    cluster.kubectl("wait", "--for=condition=Established", definition, "--timeout=60s")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ratchet_api.names import VERSION_LABEL
 from ratchet_api.stage import ExitCode, StageReport
 from ratchet_operator.clients.objects import Pod, TrainJob
 from ratchet_operator.clients.traffic import Service
-from ratchet_operator.clients.transport import JSON
+from ratchet_operator.clients.transport import JSON, NotFound
 from ratchet_operator.clients.webhooks import Undelivered
 from ratchet_operator.domain.letters import Letter
 
@@ -116,7 +116,10 @@ async def by_train_job(world: World) -> None:
 
 async def train_jobs(world: World) -> list[str]:
     """Names of those that are there."""
-    return [one.metadata.name for one in await world.kube.select(TrainJob, world.namespace)]
+    try:
+        return [one.metadata.name for one in await world.kube.select(TrainJob, world.namespace)]
+    except NotFound:
+        return []  # Kubeflow Trainer is not installed
 
 
 def with_holdout() -> JSON:

@@ -65,7 +65,10 @@ def kubeflow(cluster: Platform, tmp_path_factory: pytest.TempPathFactory) -> Non
     for plural in ("trainjobs", "trainingruntimes", "clustertrainingruntimes"):
         crd = Path(found["Dir"]) / f"manifests/base/crds/trainer.kubeflow.org_{plural}.yaml"
         cluster.kubectl("apply", "--server-side", "-f", str(crd))
-        cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.trainer.kubeflow.org", "--timeout=60s")
+        definition, named = f"crd/{plural}.trainer.kubeflow.org", "{.status.acceptedNames.plural}"
+        # A definition that is a moment old has conditions: null, which --for=condition cannot read.
+        cluster.kubectl("wait", f"--for=jsonpath={named}={plural}", definition, "--timeout=60s")
+        cluster.kubectl("wait", "--for=condition=Established", definition, "--timeout=60s")
 
 
 def request(name: str = "assistant-7", **training: Any) -> StageRequest:
