@@ -29,7 +29,7 @@ from ratchet_api.names import FIELD_MANAGER, GROUP
 from ratchet_api.presets import RuntimeRef
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.stage import ExitCode, StageIdentity, StageReport, TrainInput
-from ratchet_api.training import Hyperparameters
+from ratchet_api.training import Recipe
 from ratchet_api.version import Attempts, StageStatus
 from ratchet_local import Platform
 from ratchet_local.toolchain import find_go
@@ -82,7 +82,7 @@ def request(name: str = "assistant-7", **training: Any) -> StageRequest:
         ),
         base_model=cycle.spec.base_model,
         dataset=DatasetRef(uri="s3://ratchet/assistant/datasets/d", digest="sha256:" + "d" * 64),
-        hyperparameters=Hyperparameters(),
+        hyperparameters=Recipe(),
     )
     owner = Owner("ModelVersion", name, "uid-7")
     base = cycle.spec.base_model
