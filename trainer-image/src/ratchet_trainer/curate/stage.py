@@ -109,9 +109,8 @@ def _key(
     """Hash of all that determines the dataset, but the sessions themselves: those of a window that has ended."""
     recipe = stage.model_dump_json(exclude={"identity": {"attempt"}})
     digest = hashlib.sha256(recipe.encode())
-    mounted = [
-        suite.name for suite in stage.suites if suite.cases.config_map is not None
-    ]  # others' digests are in the recipe
+    # Of files in storage the recipe has the digest; built-in ones come with the rules.
+    mounted = [suite.name for suite in stage.suites if suite.cases.config_map is not None]
     files = [] if suites is None else [suites / f"{name}.jsonl" for name in mounted]
     for path in [*files, *([] if anchors is None else [anchors])]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -97,62 +97,73 @@ def _ask(
     memory: Memory,
     bench: Bench | None,
 ) -> list[Asked]:
-    from ratchet_trainer.frozen import freeze_linears
-    from ratchet_trainer.generation.batch import answer_all
-
-    use_threads()
-    name, device = stage.base_model.uri, pick_device()
-    dtype = inference_dtype(device)
-    tokenizer = load_tokenizer(base.path, name)
-    model = load_model(base.path, name, device, dtype)
-    stops = stop_ids(tokenizer, model.generation_config)
-    switch = load_adapters(model, adapters)
-    freeze_linears(model)
     sides = _sides(stage)
-    ticker = _Ticker(
-        progress, len(sides) * sum(len(cases[suite.name]) * suite.samples for suite in stage.policy.suites)
-    )
+    questions = sum(len(cases[suite.name]) * suite.samples for suite in stage.policy.suites)
+    models = _Models(stage, base, adapters, sides, memory, _Ticker(progress, len(sides) * questions))
     asked = []
     for suite in stage.policy.suites:
-        prompts = _prompts(tokenizer, suite, cases[suite.name])
-        answers = {}
-        for side in sides:
-            asking = Asking(
-                base.digest, _digest(sides[side]), prompts, suite.max_new_tokens, str(suite.temperature), suite.samples,
-                f"{device.type} {dtype}",
-            )  # fmt: skip
-            known = None if suite.sealed else memory.recall(asking)
-            if known is not None:
-                log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
-                ticker.spare(len(known) * suite.samples)
-                answers[side] = known
-                continue
-            with switch(side) as active:
-                answers[side] = answer_all(
-                    active,
-                    tokenizer,
-                    stops,
-                    prompts,
-                    suite.max_new_tokens,
-                    stage.batch_size,
-                    ticker.part(),
-                    float(suite.temperature),
-                    suite.samples,
-                )
-            if not suite.sealed:
-                memory.keep(asking, answers[side])
+        prompts = _prompts(models.tokenizer, suite, cases[suite.name])
+        answers = {side: models.answers(side, suite, prompts) for side in sides}
         candidate = answers["candidate"]
         champion = answers.get("champion", candidate)
-        bare = answers.get("base")
         judged = _judged(bench, suite, cases[suite.name], champion, candidate)
         confidence = float(stage.policy.confidence)
-        asked.append(Asked(suite, cases[suite.name], champion, candidate, confidence, bare, judged))
+        asked.append(Asked(suite, cases[suite.name], champion, candidate, confidence, answers.get("base"), judged))
         result = asked[-1].compared
         log.info(
             "suite %s: champion %.1f, candidate %.1f of 100 (%d better, %d worse of %d, p %.2g)", suite.name,
             100 * result.champion, 100 * result.candidate, result.better, result.worse, result.cases, result.p_value,
         )  # fmt: skip
     return asked
+
+
+class _Models:
+    """All sides on one loaded base, and what they answered in earlier evaluations."""
+
+    def __init__(
+        self,
+        stage: EvaluateInput,
+        base: LocalModel,
+        adapters: dict[str, Path],
+        sides: dict[str, AdapterRef | None],
+        memory: Memory,
+        ticker: "_Ticker",
+    ) -> None:
+        from ratchet_trainer.frozen import freeze_linears
+
+        use_threads()
+        name, device = stage.base_model.uri, pick_device()
+        dtype = inference_dtype(device)
+        self.tokenizer = load_tokenizer(base.path, name)
+        model = load_model(base.path, name, device, dtype)
+        self._stops = stop_ids(self.tokenizer, model.generation_config)
+        self._switch = load_adapters(model, adapters)
+        freeze_linears(model)
+        self._base, self._sides, self._batch_size = base.digest, sides, stage.batch_size
+        self._number_format = f"{device.type} {dtype}"
+        self._memory, self._ticker = memory, ticker
+
+    def answers(self, side: str, suite: Suite, prompts: list[list[int]]) -> list[list[str]]:
+        """For each prompt, as many as the suite's samples. What a sealed suite was told is not kept."""
+        from ratchet_trainer.generation.batch import answer_all
+
+        asking = Asking(
+            self._base, _digest(self._sides[side]), prompts, suite.max_new_tokens, str(suite.temperature),
+            suite.samples, self._number_format,
+        )  # fmt: skip
+        known = None if suite.sealed else self._memory.recall(asking)
+        if known is not None:
+            log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
+            self._ticker.spare(len(known) * suite.samples)
+            return known
+        with self._switch(side) as active:
+            found = answer_all(
+                active, self.tokenizer, self._stops, prompts, suite.max_new_tokens, self._batch_size,
+                self._ticker.part(), float(suite.temperature), suite.samples,
+            )  # fmt: skip
+        if not suite.sealed:
+            self._memory.keep(asking, found)
+        return found
 
 
 def _sides(stage: EvaluateInput) -> dict[str, AdapterRef | None]:

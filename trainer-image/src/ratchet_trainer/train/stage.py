@@ -35,8 +35,9 @@ from ratchet_trainer.train.record import StepRecord
 
 if TYPE_CHECKING:
     from ratchet_trainer.train.checkpoint import Checkpoints
-    from ratchet_trainer.train.nodes import Place
+    from ratchet_trainer.train.nodes import Place, Plan
     from ratchet_trainer.train.objective import Objective, Unit
+    from ratchet_trainer.train.team import Order
 
 log = logging.getLogger("ratchet")
 
@@ -113,21 +114,15 @@ def _train(
     """The training itself; gives back the numbers for the manifest."""
     import torch
 
-    from ratchet_trainer.train import loop, nodes, precision, team
+    from ratchet_trainer.train import loop, nodes, team
 
     hyper, name = stage.hyperparameters, stage.base_model.uri
     board = None if place is None else nodes.Board(place)
     device = pick_device(all_used=True)
-    rows_name = f"{stage.dataset.uri}/{rows_file.name}"
-    prepared = prepare(stage, base.path, rows_file, rows_name, device)
+    prepared = prepare(stage, base.path, rows_file, f"{stage.dataset.uri}/{rows_file.name}", device)
     model, examples = prepared.model, prepared.examples
     earlier = checkpoints.latest()
-    if earlier is None:
-        sequences = [sequence for unit in examples for sequence in unit.sequences]
-        packed = loop.packs_exactly(model, sequences, device)
-        chosen = precision.choose(hyper.precision, model, sequences, device, hyper.micro_batch)
-    else:
-        packed, chosen = earlier.packed, earlier.precision
+    packed, chosen = _how(prepared, hyper, device) if earlier is None else (earlier.packed, earlier.precision)
     save_memory(hyper, model, device)
     mine = team.ranks_wanted()
     per_node = [mine] if board is None else board.gather(nodes.Brings(mine, base.digest))
@@ -138,15 +133,10 @@ def _train(
         "packed" if packed else "not packed", ranks, device.type,
     )  # fmt: skip
     meeting = str(adapter.with_name("meeting")) if place is None else place.meeting
-    orders = [
-        team.Order(
-            rank, ranks, rank, meeting, stage.model_dump_json(), str(base.path), str(rows_file), rows_name, packed,
-            chosen,
-        )
-        for rank in range(1, mine)
-    ]  # fmt: skip
+    plan = nodes.Plan(per_node, packed, chosen)
+    orders = [_order(stage, base, rows_file, meeting, plan, rank, rank) for rank in range(1, mine)]
     if board is not None:
-        board.tell(nodes.Plan(per_node, packed, chosen))
+        board.tell(plan)
 
     torch.manual_seed(hyper.seed)
     forward = loop.Forward(device, packed, torch.bfloat16 if chosen == "bf16" else None)
@@ -167,6 +157,27 @@ def _train(
     }  # fmt: skip
 
 
+def _how(prepared: "Prepared", hyper: Recipe, device: Any) -> tuple[bool, str]:
+    """Whether sequences are packed, and the number format: what this model and machine do exactly, and faster."""
+    from ratchet_trainer.train import loop, precision
+
+    sequences = [sequence for unit in prepared.examples for sequence in unit.sequences]
+    packed = loop.packs_exactly(prepared.model, sequences, device)
+    return packed, precision.choose(hyper.precision, prepared.model, sequences, device, hyper.micro_batch)
+
+
+def _order(
+    stage: TrainInput, base: LocalModel, rows: Path, meeting: str, plan: "Plan", rank: int, device: int
+) -> "Order":
+    """What a rank other than the first is told. `device`: number of its GPU in its pod."""
+    from ratchet_trainer.train import team
+
+    return team.Order(
+        rank, sum(plan.ranks), device, meeting, stage.model_dump_json(), str(base.path), str(rows),
+        f"{stage.dataset.uri}/{rows.name}", plan.packed, plan.precision,
+    )  # fmt: skip
+
+
 def _lend(stage: TrainInput, place: "Place", base: LocalModel, scratch: Path) -> StageReport:
     """The part of a node that does not lead: its ranks compute, and the adapter is node 0's to report."""
     from ratchet_trainer.train import nodes, team
@@ -175,10 +186,7 @@ def _lend(stage: TrainInput, place: "Place", base: LocalModel, scratch: Path) ->
     rows = scratch / "dataset" / rows_of(stage.hyperparameters.method)
 
     def order(plan: nodes.Plan, rank: int) -> team.Order:
-        return team.Order(
-            rank, sum(plan.ranks), rank - plan.first(place.node), place.meeting, stage.model_dump_json(),
-            str(base.path), str(rows), f"{stage.dataset.uri}/{rows.name}", plan.packed, plan.precision,
-        )  # fmt: skip
+        return _order(stage, base, rows, place.meeting, plan, rank, rank - plan.first(place.node))
 
     nodes.lend(place, base.digest, mine, order, scratch)
     text = f"node {place.node} of {place.nodes} has computed its share; the report is node 0's"
