@@ -180,7 +180,7 @@ def _plan(store: Any, place: Place, brings: Brings) -> Plan:
         raise TryAgain(f"node 0 is gone: {error}") from None
 
 
-def _watch(place: Place, started: Sequence[subprocess.Popen[bytes]]) -> None:
+def _watch(place: Place, started: "Sequence[subprocess.Popen[bytes]]") -> None:
     """Until all have ended well. Raises OutOfMemory or TryAgain."""
     while True:
         codes = [process.poll() for process in started]
