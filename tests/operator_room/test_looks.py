@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
-from operator_stories import serving, unsealed, with_holdout
+from operator_stories import champion, serving, unsealed, with_holdout
 from operator_world import World, digest, evaluated, version_manifest
 
 from ratchet_api.version import ModelVersion
+from ratchet_operator.reconcile import version as versions
 
 
 async def judged(world: World, name: str, letter: str, **numbers: Any) -> ModelVersion:
@@ -89,3 +90,23 @@ async def test_a_version_that_passes_the_sealed_suite_too_is_promoted(fake_world
     version = await fake_world.version("assistant-1")
     assert version.status.phase == "Serving"
     assert version.digest == digest("e")
+
+
+async def test_a_proof_against_a_champion_that_serves_no_more_is_never_written_down(fake_world: World) -> None:
+    """Not for a moment: who came next would take the undecided version for a rejected one."""
+    world = fake_world
+    await serving(world)
+    for name, letter in (("first", "b"), ("second", "c")):
+        await world.apply(version_manifest(world.namespace, name, letter))
+    await world.settle()
+    await world.finish("evaluate", evaluated(), version="first")
+    await champion(world, "first")
+    await world.finish("evaluate", evaluated(), version="second")
+    await versions.reconcile(world.context, world.namespace, "second")
+    second = await world.version("second")
+    assert second.status.evaluation is None
+    (entry,) = second.status.stages
+    assert (entry.finished_at, entry.attempts.repeated) == (None, 1)
+    await world.settle()
+    await world.finish("evaluate", evaluated(), version="second")
+    await champion(world, "second")

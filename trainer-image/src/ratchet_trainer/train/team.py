@@ -177,6 +177,8 @@ class Team:
         self._meeting, self._listen = meeting, listen
         self._followers: list[subprocess.Popen[bytes]] = []
         self._wire: Wire | None = None
+        self._dismissed = False
+        """Whether they may end well: one that is told so may be gone before this process sees that it has told it."""
 
     def __enter__(self) -> Self:
         for order in self._orders:
@@ -194,13 +196,19 @@ class Team:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            # There may have been no step at all, after a checkpoint of the last one.
-            end = torch.full((1,), END, dtype=torch.int64, device=self._device)
-            self._finish(distributed.broadcast(end, src=0, async_op=True))
-            for follower in self._followers:
-                follower.wait(timeout=60)
-        self._end()
+        try:
+            if error is None:
+                self._dismiss()
+        finally:
+            self._end()
+
+    def _dismiss(self) -> None:
+        """Tell the others that there are no more steps. There may have been none, after a checkpoint of the last."""
+        self._dismissed = True
+        end = torch.full((1,), END, dtype=torch.int64, device=self._device)
+        self._finish(distributed.broadcast(end, src=0, async_op=True))
+        for follower in self._followers:
+            follower.wait(timeout=60)
 
     def _end(self) -> None:
         for follower in self._followers:
@@ -247,7 +255,7 @@ class Team:
                 code = follower.poll()
                 if killed(code):
                     raise OutOfMemory(f"rank {order.rank} ran out of memory: lower microBatch, or raise its memory")
-                if code is not None:
+                if code is not None and not (self._dismissed and code == ExitCode.DONE):
                     raise TryAgain(f"rank {order.rank} of {self.ranks} ended with exit code {code}; its log is above")
             if time.monotonic() >= until:
                 return
