@@ -281,6 +281,9 @@ PLACES: list[tuple[str, ImprovementCycleStatus, dict[str, Any], str | None]] = [
     ("served before", serving(), {"outcome": "Promoted"}, "Superseded"),
     ("said that it serves", serving(), {"conditions": said(ConditionType.SERVING, True, Reason.PROMOTED)},
      "Superseded"),
+    ("came and went between two looks", serving(last_good=[Good(version="v", digest=digest("b"), at=NOW)]), {},
+     "Superseded"),
+    ("another of its name came and went", serving(last_good=[Good(version="v", digest=digest("c"), at=NOW)]), {}, None),
     ("the cycle has lost its status", ImprovementCycleStatus(),
      {"conditions": said(ConditionType.SERVING, True, Reason.PROMOTED)}, "Serving"),
 ]  # fmt: skip
