@@ -235,6 +235,13 @@ def test_a_report_is_read_from_the_pod_that_ended_well() -> None:
     assert seen(job("Complete"), pods, NOW) == JobSeen("u", "Complete", exit_code=0, report=GOOD)
 
 
+def test_a_list_of_pods_older_than_its_job_says_nothing_of_the_end() -> None:
+    """A Job is complete because its pod is; without this, a good training would have ended without a report."""
+    still = pod(containerStatuses=[{"name": "stage", "state": {"running": {"startedAt": "2026-11-22T11:00:00Z"}}}])
+    assert seen(job("Complete"), [still], NOW).outcome == "Running"
+    assert seen(job("Complete"), [], NOW).pod_gone
+
+
 @pytest.mark.parametrize("text", ["", "{", "Traceback ...", '{"stage": "bake"}', "\x00"])
 def test_what_is_no_report_is_none(text: str) -> None:
     assert seen(job("Complete"), [pod(containerStatuses=ended(0, text))], NOW).report is None
