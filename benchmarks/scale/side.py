@@ -1,8 +1,9 @@
 """One side of the benchmark, as a process: `side.py noop|ratchet REPORT EXPECTED BEGAN [arguments of the operator]`.
 
 `noop` is kopf with a handler for each of the two kinds that does nothing; `ratchet` is the operator's own entry point.
-What is added to both: a count of requests by verb, and a note of every object when its first handler, or its first
-pass, has ended. REPORT is rewritten as JSON while it runs.
+What is added to both: a count of requests by verb, and a note of every object when it is `observed`: the handler was
+called, or the operator has it in its memory. Of the operator also when it is `passed`: its first pass has ended. REPORT
+is rewritten as JSON while it runs.
 """
 
 import asyncio
@@ -29,15 +30,16 @@ class Report:
         self._expected = expected
         self._began = began
         """time.monotonic() of the parent when it started us: on Linux all processes share that clock."""
-        self._seen: set[tuple[str, ...]] = set()
+        self._noted: dict[str, set[tuple[str, ...]]] = {"observed": set(), "passed": set()}
         self._requests: Counter[str] = Counter()
-        self._seconds: float | None = None
+        self._seconds: dict[str, float] = {}
 
-    def saw(self, *key: str) -> None:
-        """An object was observed."""
-        self._seen.add(key)
-        if self._seconds is None and len(self._seen) >= self._expected:
-            self._seconds = time.monotonic() - self._began
+    def note(self, what: str, *key: str) -> None:
+        """An object was observed, or a pass over it has ended."""
+        noted = self._noted[what]
+        noted.add(key)
+        if what not in self._seconds and len(noted) >= self._expected:
+            self._seconds[what] = round(time.monotonic() - self._began, 2)
 
     def count_requests(self) -> None:
         """All that aiohttp sends: kopf's requests, the Kubernetes client's, and those to gateways and arms."""
@@ -52,7 +54,8 @@ class Report:
     async def keep_writing(self) -> None:
         """Until cancelled."""
         while True:
-            told = {"seconds": self._seconds, "observed": len(self._seen), "requests": dict(self._requests)}
+            so_far = {what: len(noted) for what, noted in self._noted.items()}
+            told = {"seconds": self._seconds, "so far": so_far, "requests": dict(self._requests)}
             draft = self._path.with_suffix(".draft")
             draft.write_text(json.dumps(told), encoding="utf-8")
             draft.replace(self._path)
@@ -101,7 +104,8 @@ def noop(report: Report) -> None:
         )  # fmt: skip
 
     async def seen(body: Any, **_: Any) -> None:
-        report.saw(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
+        for what in ("observed", "passed"):
+            report.note(what, body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
 
     for plural in (CYCLE_PLURAL, VERSION_PLURAL):
         kopf.on.event(GROUP, plural)(seen)
@@ -128,7 +132,12 @@ def ratchet(report: Report, arguments: list[str]) -> None:
 
         async def process(self, key: Any) -> None:
             await super().process(key)
-            report.saw(key.kind, key.namespace, key.name)
+            report.note("passed", key.kind, key.namespace, key.name)
+
+        def seen(self, kind: str, body: Any) -> None:
+            super().seen(kind, body)
+            if kind in application.RECONCILERS:
+                report.note("observed", kind, body["metadata"]["namespace"], body["metadata"]["name"])
 
     __main__.Application = Observed  # type: ignore[misc]
     __main__.main(arguments)
