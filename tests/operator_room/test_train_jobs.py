@@ -2,8 +2,7 @@
 
 import copy
 import json
-import os
-import subprocess
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,6 @@ from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.stage import ExitCode, StageIdentity, StageReport, TrainInput
 from ratchet_api.training import Recipe
 from ratchet_api.version import Attempts, StageStatus
-from ratchet_local import Platform
-from ratchet_local.toolchain import find_go
 from ratchet_operator.clients.objects import Pod, TrainJob
 from ratchet_operator.clients.transport import JSON
 from ratchet_operator.domain import stages
@@ -48,27 +45,11 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
-def kubeflow(cluster: Platform, tmp_path_factory: pytest.TempPathFactory) -> None:
+def kubeflow(install_crds: Callable[[tuple[str, str], Mapping[str, str]], None]) -> None:
     """The real TrainJob, TrainingRuntime and ClusterTrainingRuntime."""
-    module, digest = TRAINER
-    answer = subprocess.run(
-        [find_go(print), "mod", "download", "-json", module],
-        cwd=tmp_path_factory.mktemp("module"),
-        # The digest is held against ours below.
-        env=os.environ | {"GOSUMDB": "off", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=mod"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = json.loads(answer.stdout or "{}")
-    assert found.get("Sum") == digest, f"{module} cannot be had: {found.get('Error') or answer.stderr or found}"
-    for plural in ("trainjobs", "trainingruntimes", "clustertrainingruntimes"):
-        crd = Path(found["Dir"]) / f"manifests/base/crds/trainer.kubeflow.org_{plural}.yaml"
-        cluster.kubectl("apply", "--server-side", "-f", str(crd))
-        definition, named = f"crd/{plural}.trainer.kubeflow.org", "{.status.acceptedNames.plural}"
-        # A definition that is a moment old has conditions: null, which --for=condition cannot read.
-        cluster.kubectl("wait", f"--for=jsonpath={named}={plural}", definition, "--timeout=60s")
-        cluster.kubectl("wait", "--for=condition=Established", definition, "--timeout=60s")
+    plurals = ("trainjobs", "trainingruntimes", "clustertrainingruntimes")
+    folder = "manifests/base/crds/trainer.kubeflow.org"
+    install_crds(TRAINER, {f"{one}.trainer.kubeflow.org": f"{folder}_{one}.yaml" for one in plurals})
 
 
 def request(name: str = "assistant-7", **training: Any) -> StageRequest:

@@ -20,6 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from ratchet_api.stage import StageReport
 from ratchet_local import S3Access
 from ratchet_trainer.cli import main
+from ratchet_trainer.metrics import Progress
 from ratchet_trainer.storage import Store
 
 TEMPLATE = (
@@ -165,6 +166,22 @@ def stages(tmp_path: Path, bucket: str, caplog: pytest.LogCaptureFixture) -> Ite
     for process in made.started:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Does something, once, when a step was written down."""
+    told = Progress.update
+
+    def hook(step: int, act: Callable[[], None]) -> None:
+        def update(self: Progress, done: int, *rest: Any) -> None:
+            told(self, done, *rest)
+            if done == step:
+                act()
+
+        monkeypatch.setattr(Progress, "update", update)
+
+    return hook
 
 
 @pytest.fixture

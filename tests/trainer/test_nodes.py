@@ -18,7 +18,6 @@ from safetensors.torch import load
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import ExitCode, StageReport
 from ratchet_trainer.errors import DataError, OutOfMemory, Preempted, StageError, TryAgain, UserError
-from ratchet_trainer.metrics import Progress
 from ratchet_trainer.storage import Location, Store
 from ratchet_trainer.train import nodes, team
 
@@ -144,22 +143,6 @@ def other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Other]:
     if made.process is not None:
         made.process.kill()
         made.process.wait()
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Does something, once, when a step was written down."""
-    told = Progress.update
-
-    def hook(step: int, act: Callable[[], None]) -> None:
-        def update(self: Progress, done: int, *rest: Any) -> None:
-            told(self, done, *rest)
-            if done == step:
-                act()
-
-        monkeypatch.setattr(Progress, "update", update)
-
-    return hook
 
 
 def result(store: Store, report: StageReport) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -16,7 +16,6 @@ from safetensors.torch import load
 
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import ExitCode
-from ratchet_trainer.metrics import Progress
 from ratchet_trainer.storage import Location, Store
 from ratchet_trainer.train import team
 from ratchet_trainer.train.encode import Example
@@ -57,22 +56,6 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(team, "ranks_wanted", lambda: count)
 
     return wanted
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Does something, once, when a step was written down."""
-    told = Progress.update
-
-    def hook(step: int, act: Callable[[], None]) -> None:
-        def update(self: Progress, done: int, *rest: Any) -> None:
-            told(self, done, *rest)
-            if done == step:
-                act()
-
-        monkeypatch.setattr(Progress, "update", update)
-
-    return hook
 
 
 @pytest.fixture
