@@ -36,6 +36,7 @@ from ratchet_operator.domain.proposal import Seen
 from ratchet_operator.domain.queries import ArmQueries
 from ratchet_operator.leader import Leader
 from ratchet_operator.queue import LAST_BACKOFF, Key
+from ratchet_operator.reconcile.background import Background
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
@@ -95,6 +96,7 @@ class Process(Application):
         kube = Kube(Telling(self.link, self.answered), self.leader.guard, self.metrics)
         repository = simulation.repository
         proposer = NoGit() if repository is None else repository.proposer(self.link, self.leader.guard)
+        background = Background(lambda key: self.queue.add(Key(CYCLE_KIND, *key)))
         self.context = Context(
             kube=kube,
             events=Events(kube, name),
@@ -103,8 +105,9 @@ class Process(Application):
             arms=Arms(simulation, self.link),
             settings=settings,
             metrics=self.metrics,
-            desk=Desk(kube, proposer, lambda key: self.queue.add(Key(CYCLE_KIND, *key))),
-            courier=Courier(kube, NoReceiver()),
+            background=background,
+            desk=Desk(kube, proposer, background),
+            courier=Courier(kube, NoReceiver(), background),
             now=lambda: simulation.clock() + self.skew,
         )
         self.link.die = self.die
@@ -130,8 +133,9 @@ class Process(Application):
         self.link.dead = True
         if self._changed in self._simulation.server.listeners:
             self._simulation.server.listeners.remove(self._changed)
-        for task in (*self._tasks, *self.context.desk._visits.values()):
+        for task in self._tasks:
             task.cancel()
+        self.context.background.cancel()
         self.queue.clear()
         self._simulation.died(self)
 

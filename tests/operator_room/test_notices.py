@@ -156,7 +156,7 @@ async def test_a_silent_receiver_holds_up_nobody(receiver: Receiver) -> None:
         await cycles.reconcile(world.context, "default", "assistant")
     assert len(receiver.requests) == 1, "one attempt at a time"
     assert await world.jobs(), "the run went on"
-    await world.context.courier.close()
+    await world.context.background.close()
     await webhooks.close()
 
 

@@ -12,6 +12,7 @@ from ratchet_api.reasons import Reason
 from ratchet_api.tracking import Mlflow
 from ratchet_operator.clients.mlflow import NotTold
 from ratchet_operator.errors import NotLeading
+from ratchet_operator.reconcile.background import Background
 from ratchet_operator.reconcile.registrar import Registrar
 
 MLFLOW = {"mlflow": {"url": "http://mlflow.mlops.svc:5000"}}
@@ -160,11 +161,12 @@ async def test_one_that_does_not_lead_moves_nothing(fake_world: World) -> None:
     registry = Registry()
     world = fake_world
     await serving(world)
-    registrar = Registrar(world.kube, registry, guard)
+    background = Background()
+    registrar = Registrar(world.kube, registry, background, guard)
     cycle = await world.cycle()
 
     assert (
         registrar.point(cycle.metadata, Mlflow(url=MLFLOW["mlflow"]["url"]), {"champion": None}, world.clock()) is None
     )
-    await registrar.idle()
+    await background.idle()
     assert registry.seen == []

@@ -30,6 +30,7 @@ from ratchet_operator.errors import Unavailable
 from ratchet_operator.metrics import Metrics
 from ratchet_operator.reconcile import cycle as cycles
 from ratchet_operator.reconcile import version as versions
+from ratchet_operator.reconcile.background import Background
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.reconcile.courier import Courier, SenderPort
 from ratchet_operator.reconcile.desk import Desk, ProposerPort
@@ -304,6 +305,7 @@ class World:
     def restart(self) -> None:
         """A new operator process: nothing in its memory."""
         kube = Kube(self.transport)
+        background = Background()
         self.context = Context(
             kube=kube,
             events=Events(kube, "test"),
@@ -312,9 +314,10 @@ class World:
             arms=self.arms,
             settings=SETTINGS,
             metrics=Metrics(),
-            desk=Desk(kube, self.proposer()),
-            courier=Courier(kube, self.sender),
-            registrar=Registrar(kube, self.registry) if self.registry is not None else None,
+            background=background,
+            desk=Desk(kube, self.proposer(), background),
+            courier=Courier(kube, self.sender, background),
+            registrar=Registrar(kube, self.registry, background) if self.registry is not None else None,
             tracer=self.tracer,
             now=self.clock,
         )
@@ -404,10 +407,7 @@ class World:
         try:
             await self._step()
         except Killed:
-            await self.context.desk.close()
-            await self.context.courier.close()
-            if self.context.registrar is not None:
-                await self.context.registrar.close()
+            await self.context.background.close()
             self.restart()
             return False
         except self.tolerated:
@@ -419,10 +419,7 @@ class World:
             await cycles.reconcile(self.context, self.namespace, cycle.metadata.name)
         for version in await self.kube.select(ModelVersion, self.namespace):
             await versions.reconcile(self.context, self.namespace, version.metadata.name)
-        await self.context.desk.idle()
-        await self.context.courier.idle()
-        if self.context.registrar is not None:
-            await self.context.registrar.idle()
+        await self.context.background.idle()
 
     async def settle(self) -> None:
         """Passes until one of them writes nothing."""

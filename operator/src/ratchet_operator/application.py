@@ -31,6 +31,7 @@ from ratchet_operator.leader import Leader
 from ratchet_operator.metrics import Metrics
 from ratchet_operator.queue import Key, WorkQueue
 from ratchet_operator.reconcile import cycle, version
+from ratchet_operator.reconcile.background import Background
 from ratchet_operator.reconcile.context import Context
 from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
@@ -84,6 +85,7 @@ class Application:
         if otlp is not None:
             resource = {"service.name": "ratchet-operator", "service.instance.id": self._identity}
             self._collector = Collector(otlp.endpoint, otlp.headers, resource)
+        background = Background(self._look_at)
         self.context = Context(
             kube=kube,
             events=Events(kube, self._identity),
@@ -92,9 +94,10 @@ class Application:
             arms=Arms(self._http),
             settings=self.settings,
             metrics=self.metrics,
-            desk=Desk(kube, Proposer(self.leader.guard), self._look_at),
-            courier=Courier(kube, self._webhooks, self.leader.guard, self._look_at),
-            registrar=Registrar(kube, self._mlflow, self.leader.guard, self._look_at),
+            background=background,
+            desk=Desk(kube, Proposer(self.leader.guard), background),
+            courier=Courier(kube, self._webhooks, background, self.leader.guard),
+            registrar=Registrar(kube, self._mlflow, background, self.leader.guard),
             tracer=Tracer(self._collector, self.leader.guard) if self._collector is not None else None,
         )
         await self._servers.start(self.settings.health, self.settings.metrics)
@@ -111,10 +114,7 @@ class Application:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.context.desk.close()
-        await self.context.courier.close()
-        if self.context.registrar is not None:
-            await self.context.registrar.close()
+        await self.context.background.close()
         if self.context.tracer is not None:
             await self.context.tracer.close()
         self.queue.clear()

@@ -21,6 +21,7 @@ from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.queries import ArmQueries
 from ratchet_operator.errors import Forbidden, Stalling
 from ratchet_operator.metrics import Metrics
+from ratchet_operator.reconcile.background import Background
 from ratchet_operator.reconcile.courier import Courier
 from ratchet_operator.reconcile.desk import Desk
 from ratchet_operator.reconcile.registrar import Registrar
@@ -72,10 +73,12 @@ class Context:
     arms: ArmsPort
     settings: Settings
     metrics: Metrics
+    background: Background
+    """Where the next three do what no pass waits for."""
     desk: Desk
-    """Visits to Git servers, which no pass waits for."""
+    """Visits to Git servers."""
     courier: Courier
-    """Deliveries of notices, which no pass waits for either."""
+    """Deliveries of notices."""
     registrar: Registrar | None = None
     """Aliases in MLflow; None where there is no network to one."""
     tracer: Tracer | None = None

@@ -4,14 +4,13 @@ Room: operator, reconcile. What was delivered waits here until a pass has struck
 lost at any moment: what the status still owes is sent again, under the same id.
 """
 
-import asyncio
 import base64
 import binascii
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 from ratchet_api.base import ObjectMeta
@@ -21,12 +20,12 @@ from ratchet_operator.clients.webhooks import Undelivered
 from ratchet_operator.domain import letters
 from ratchet_operator.domain.letters import Letter
 from ratchet_operator.errors import NotLeading, OperatorError
+from ratchet_operator.reconcile.background import BUG, Background, Key
 
-log = logging.getLogger(__name__)
-Key = tuple[str, str]
 FIRST_BACKOFF = 1.0
 LAST_BACKOFF = 300.0
 """Seconds between two attempts at a receiver that fails."""
+FAILED: Undelivered | None = Undelivered(BUG)
 
 
 class SenderPort(Protocol):
@@ -35,10 +34,6 @@ class SenderPort(Protocol):
     async def send(self, letter: Letter) -> None:
         """One attempt. Raises Undelivered."""
         ...
-
-
-def _nobody(key: Key) -> None:
-    """Whoever looks anyway need not be told."""
 
 
 def _everybody() -> None:
@@ -58,21 +53,16 @@ class _Books:
 
 
 class Courier:
-    """Deliveries under way, and what has come of those before."""
+    """What has come of earlier deliveries, and the next ones."""
 
     def __init__(
-        self,
-        kube: Kube,
-        sender: SenderPort,
-        guard: Callable[[], None] = _everybody,
-        done: Callable[[Key], None] = _nobody,
+        self, kube: Kube, sender: SenderPort, background: Background, guard: Callable[[], None] = _everybody
     ) -> None:
         self._kube = kube
         self._sender = sender
         self._guard = guard
         """Raises NotLeading when this process must not speak."""
-        self._done = done
-        self._rounds: dict[tuple[Key, str], asyncio.Task[None]] = {}
+        self._background = background
         self._books: dict[Key, _Books] = {}
 
     def _of(self, key: Key, uid: str) -> _Books:
@@ -101,55 +91,31 @@ class Courier:
         later = []
         for sink in sinks:
             owed = [n for n in outbox if sink.name in n.pending and (n.id, sink.name) not in books.settled]
-            if not owed or (key, sink.name) in self._rounds:
+            kind = f"notices to {sink.name}"
+            if not owed or self._background.busy(key, kind):
                 continue
             changed, due = books.due.get(sink.name, (sink, now))
             if changed == sink and due > now:
                 later.append(due)
                 continue
-            work = self._round(key, books, meta, sink, owed, now)
-            name = f"notices of {'/'.join(key)} to {sink.name}"
-            self._rounds[key, sink.name] = asyncio.create_task(work, name=name)
+            work = partial(self._attempt, books, meta, sink, owed, now)
+            self._background.begin(key, kind, work, partial(self._settle, books, sink, now), bug=FAILED)
         return min(later, default=None)
 
     def forget(self, key: Key) -> None:
         """The cycle is gone."""
         self._books.pop(key, None)
 
-    async def idle(self) -> None:
-        """Until no delivery goes on. Raises what none may raise."""
-        await asyncio.gather(*self._rounds.values())
-
-    async def close(self) -> None:
-        """End all deliveries."""
-        rounds = list(self._rounds.values())
-        for one in rounds:
-            one.cancel()
-        await asyncio.gather(*rounds, return_exceptions=True)
-
-    async def _round(
-        self, key: Key, books: _Books, meta: ObjectMeta, sink: Notification, owed: Sequence[Notice], now: datetime
-    ) -> None:
-        try:
-            trouble = await self._attempt(books, meta, sink, owed, now)
-        except NotLeading:
-            del self._rounds[key, sink.name]
-            return
-        except Exception:
-            # A bug in one delivery must not take the operator down.
-            log.exception("a bug in the notices of %s/%s to %s", *key, sink.name)
-            trouble = Undelivered("a bug of the operator: its log has the traceback")
-        del self._rounds[key, sink.name]
+    def _settle(self, books: _Books, sink: Notification, now: datetime, trouble: Undelivered | None) -> None:
         if trouble is None:
             for book in (books.troubles, books.failures, books.due):
                 book.pop(sink.name, None)
-        else:
-            failures = books.failures.get(sink.name, 0)
-            delay = max(trouble.after, min(LAST_BACKOFF, FIRST_BACKOFF * 2 ** min(failures, 16)))
-            books.failures[sink.name] = failures + 1
-            books.troubles[sink.name] = trouble.message
-            books.due[sink.name] = (sink, now + timedelta(seconds=delay))
-        self._done(key)
+            return
+        failures = books.failures.get(sink.name, 0)
+        delay = max(trouble.after, min(LAST_BACKOFF, FIRST_BACKOFF * 2 ** min(failures, 16)))
+        books.failures[sink.name] = failures + 1
+        books.troubles[sink.name] = trouble.message
+        books.due[sink.name] = (sink, now + timedelta(seconds=delay))
 
     async def _attempt(
         self, books: _Books, meta: ObjectMeta, sink: Notification, owed: Sequence[Notice], now: datetime

@@ -5,13 +5,12 @@ when that differs from what it was told last, when it failed, and now and then i
 lost at any moment: then it is asked again, and nothing is changed that is right already.
 """
 
-import asyncio
 import base64
 import binascii
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ratchet_api.base import ObjectMeta
@@ -21,13 +20,13 @@ from ratchet_api.tracking import CHALLENGER, CHAMPION, CREDENTIAL_KEYS, Mlflow, 
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.mlflow import NotTold
 from ratchet_operator.errors import NotLeading, OperatorError
+from ratchet_operator.reconcile.background import BUG, Background, Key
 
 if TYPE_CHECKING:
     from ratchet_operator.reconcile.cycle import CyclePass
 
-log = logging.getLogger(__name__)
-Key = tuple[str, str]
 Aliases = Mapping[str, str | None]
+KIND = "aliases in MLflow"
 FIRST_BACKOFF = 2.0
 LAST_BACKOFF = 300.0
 AGAIN = 600.0
@@ -68,30 +67,21 @@ class _Books:
     """The trouble that people were told of."""
 
 
-def _nobody(key: Key) -> None:
-    """Whoever looks anyway need not be told."""
-
-
 def _everybody() -> None:
     """The only operator there is."""
 
 
 class Registrar:
-    """Rounds under way, and what has come of those before."""
+    """What has come of earlier rounds, and the next one."""
 
     def __init__(
-        self,
-        kube: Kube,
-        registry: RegistryPort,
-        guard: Callable[[], None] = _everybody,
-        done: Callable[[Key], None] = _nobody,
+        self, kube: Kube, registry: RegistryPort, background: Background, guard: Callable[[], None] = _everybody
     ) -> None:
         self._kube = kube
         self._registry = registry
         self._guard = guard
         """Raises NotLeading when this process must not act."""
-        self._done = done
-        self._rounds: dict[Key, asyncio.Task[None]] = {}
+        self._background = background
         self._books: dict[Key, _Books] = {}
 
     def news(self, key: Key, uid: str) -> str:
@@ -114,51 +104,27 @@ class Registrar:
         books = self._books.get(key)
         if books is None or books.uid != meta.uid:
             books = self._books[key] = _Books(meta.uid)
-        if key in self._rounds:
+        if self._background.busy(key, KIND):
             return None  # its end looks again
         if books.told == (mlflow, wanted) and books.due is not None and now < books.due:
             return books.due
-        books.told = (mlflow, dict(wanted))
-        work = self._round(key, books, meta, mlflow, dict(wanted), now)
-        self._rounds[key] = asyncio.create_task(work, name=f"aliases of {'/'.join(key)} in MLflow")
+        work = partial(self._attempt, meta, mlflow, wanted)
+        after = partial(self._settle, books, (mlflow, wanted), now)
+        self._background.begin(key, KIND, work, after, bug=BUG)
         return None
 
     def forget(self, key: Key) -> None:
         """The cycle is gone, or names no MLflow any more."""
         self._books.pop(key, None)
 
-    async def idle(self) -> None:
-        """Until no round goes on."""
-        await asyncio.gather(*self._rounds.values())
-
-    async def close(self) -> None:
-        """End all rounds."""
-        rounds = list(self._rounds.values())
-        for one in rounds:
-            one.cancel()
-        await asyncio.gather(*rounds, return_exceptions=True)
-
-    async def _round(
-        self, key: Key, books: _Books, meta: ObjectMeta, mlflow: Mlflow, wanted: Aliases, now: datetime
-    ) -> None:
-        try:
-            trouble = await self._attempt(meta, mlflow, wanted)
-        except NotLeading:
-            books.told = None
-            del self._rounds[key]
-            return
-        except Exception:
-            # A bug in one round must not take the operator down.
-            log.exception("a bug in the aliases of %s/%s", *key)
-            trouble = "a bug of the operator: its log has the traceback"
-        del self._rounds[key]
+    def _settle(self, books: _Books, told: tuple[Mlflow, Aliases], now: datetime, trouble: str) -> None:
+        books.told = told
         books.trouble = trouble
         books.failures = books.failures + 1 if trouble else 0
         delay = min(LAST_BACKOFF, FIRST_BACKOFF * 2 ** min(books.failures - 1, 16)) if trouble else AGAIN
         books.due = now + timedelta(seconds=delay)
         if not trouble:
             books.said = ""
-        self._done(key)
 
     async def _attempt(self, meta: ObjectMeta, mlflow: Mlflow, wanted: Aliases) -> str:
         """Empty, or what went wrong."""
