@@ -92,8 +92,14 @@ def job(namespace: str, name: str, **labels: str) -> Manifest:
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"suspend": True, "template": template}}
 
 
+def train_job(namespace: str, name: str, **labels: str) -> Manifest:
+    meta = {"name": name, "namespace": namespace, "labels": labels}
+    spec = {"runtimeRef": {"name": "ratchet"}}
+    return {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": meta, "spec": spec}
+
+
 @pytest.fixture
-def people(cluster: Platform, namespace: str, render: Render) -> Iterator[As]:
+def people(cluster: Platform, kubeflow: None, namespace: str, render: Render) -> Iterator[As]:
     """kubectl as somebody, in a namespace where the roles are bound and the policies are in force."""
     rendered = render(copy.deepcopy(ON) | {"watch": {"namespaces": [namespace]}})
     kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole")
@@ -110,8 +116,9 @@ def people(cluster: Platform, namespace: str, render: Render) -> Iterator[As]:
                 "-n", namespace,
             )  # fmt: skip
     cluster.kubectl(
-        "create", "role", "jobs", "--verb=create,get,patch,update", "--resource=jobs.batch", "-n", namespace
-    )
+        "create", "role", "jobs", "--verb=create,get,patch,update",
+        "--resource=jobs.batch,trainjobs.trainer.kubeflow.org", "-n", namespace,
+    )  # fmt: skip
     for user in (EDITOR, OPERATOR):
         name = f"jobs-{user.rpartition(':')[2]}"
         cluster.kubectl("create", "rolebinding", name, "--role=jobs", f"--user={user}", "-n", namespace)
@@ -220,3 +227,15 @@ def test_only_the_operator_makes_jobs_that_look_like_its_own(people: As, namespa
     people(EDITOR, "annotate", "job", "real", "example.com/note=seen")
     with pytest.raises(CommandError, match="may be set by the operator of Ratchet only"):
         people(EDITOR, "label", "job", "real", f"{STAGE_LABEL}-")
+
+
+@pytest.mark.apiserver
+@pytest.mark.slow
+def test_a_training_that_is_handed_over_is_guarded_like_a_job(people: As, namespace: str) -> None:
+    ours = {CYCLE_LABEL: "assistant", STAGE_LABEL: "train"}
+    with pytest.raises(CommandError, match="of a TrainJob may be set by the operator of Ratchet only"):
+        people(EDITOR, "create", "-f", "-", body=train_job(namespace, "forged", **ours))
+    people(OPERATOR, "create", "-f", "-", body=train_job(namespace, "real", **ours))
+    with pytest.raises(CommandError, match="may be set by the operator of Ratchet only"):
+        people(EDITOR, "label", "trainjob", "real", f"{STAGE_LABEL}-")
+    people(EDITOR, "create", "-f", "-", body=train_job(namespace, "plain", team="models"))

@@ -1,9 +1,6 @@
 """Fixtures of the operator's tests."""
 
 import importlib.util
-import json
-import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -13,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratchet_local import Platform
-from ratchet_local.toolchain import find_go
 from ratchet_operator.clients.transport import Api
 
 
@@ -44,38 +40,8 @@ GATEWAY_API = ("sigs.k8s.io/gateway-api@v1.6.3", "h1:lKpJa5bGlraC/QeACvCpsHLdmO6
 """The module whose CRDs are installed, and its digest as in a go.sum."""
 
 
-Install = Callable[[tuple[str, str], Mapping[str, str]], None]
-
-
 @pytest.fixture(scope="session")
-def install_crds(cluster: Platform, tmp_path_factory: pytest.TempPathFactory) -> Install:
-    """Installs definitions (name -> file in the module) of a Go module (address, digest as in a go.sum)."""
-
-    def install(pinned: tuple[str, str], files: Mapping[str, str]) -> None:
-        module, digest = pinned
-        answer = subprocess.run(
-            [find_go(print), "mod", "download", "-json", module],
-            cwd=tmp_path_factory.mktemp("module"),
-            # The digest is held against ours below.
-            env=os.environ | {"GOSUMDB": "off", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=mod"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        found = json.loads(answer.stdout or "{}")
-        assert found.get("Sum") == digest, f"{module} cannot be had: {found.get('Error') or answer.stderr or found}"
-        for name, file in files.items():
-            cluster.kubectl("apply", "--server-side", "-f", str(Path(found["Dir"]) / file))
-            # A definition that is a moment old has conditions: null, which --for=condition cannot read.
-            named = f"--for=jsonpath={{.status.acceptedNames.plural}}={name.partition('.')[0]}"
-            cluster.kubectl("wait", named, f"crd/{name}", "--timeout=60s")
-            cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=60s")
-
-    return install
-
-
-@pytest.fixture(scope="session")
-def gateway_api(install_crds: Install) -> None:
+def gateway_api(install_crds: Callable[[tuple[str, str], Mapping[str, str]], None]) -> None:
     """The real HTTPRoute, from the standard channel."""
     name = "httproutes.gateway.networking.k8s.io"
     install_crds(GATEWAY_API, {name: "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"})

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,18 +37,8 @@ from ratchet_operator.manifests.stages import QUEUE_LABEL, Owner, StageRequest
 from ratchet_operator.manifests.trainjobs import OWNER_LABEL, train_job
 from ratchet_operator.reconcile import trainjobs
 
-TRAINER = ("github.com/kubeflow/trainer/v2@v2.3.0", "h1:Je+e7zvTLzB4qW09J1fB7pZrqvPtWuGng2NqdN5p5QU=")
-"""Kubeflow Trainer (Apache 2.0), whose CRDs are installed, and its digest as in a go.sum."""
 TRAIN = "assistant-1-train-0"
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="session")
-def kubeflow(install_crds: Callable[[tuple[str, str], Mapping[str, str]], None]) -> None:
-    """The real TrainJob, TrainingRuntime and ClusterTrainingRuntime."""
-    plurals = ("trainjobs", "trainingruntimes", "clustertrainingruntimes")
-    folder = "manifests/base/crds/trainer.kubeflow.org"
-    install_crds(TRAINER, {f"{one}.trainer.kubeflow.org": f"{folder}_{one}.yaml" for one in plurals})
 
 
 def request(name: str = "assistant-7", **training: Any) -> StageRequest:
