@@ -14,6 +14,7 @@ from decimal import Decimal
 from functools import cache
 
 from ratchet_api.evaluation import EvaluationPolicy
+from ratchet_api.stage import Level
 from ratchet_api.version import Look, SuiteResult
 from ratchet_operator.domain import gate, spending
 from ratchet_trainer.evaluate.statistics import Paired, compare, power
@@ -116,13 +117,17 @@ _POLICY = EvaluationPolicy.model_validate(
 )
 
 
+_WHOLE = Level(number=1, alpha=Decimal(1) - Decimal(str(CONFIDENCE)))
+"""One single gate, with nothing kept for later ones."""
+
+
 def _gate(scenario: Scenario, generator: random.Random) -> bool:
     results = []
     for name, role, truth in (("target", "target", scenario.target), ("general", "guardrail", scenario.guardrail)):
         found = draw(truth, generator)
         if role == "target" and found.lower_bound <= 0:
             return False  # as the gate would say, without the second suite
-        results.append(_result(name, role, found))
+        results.append(_result(name, role, found, _WHOLE if role == "target" else None))
     return gate.decide(_POLICY, results).accepted
 
 
@@ -138,10 +143,10 @@ def draw(truth: Truth, generator: random.Random) -> Paired:
 
 
 @cache
-def _counted(better: int, worse: int) -> SuiteResult:
+def _counted(better: int, worse: int, level: Level) -> SuiteResult:
     champion = [0.0] * better + [1.0] * worse + [0.0] * (104 - better - worse)
     candidate = [1.0] * better + [0.0] * worse + [0.0] * (104 - better - worse)
-    return _result("target", "target", compare(champion, candidate, CONFIDENCE))
+    return _result("target", "target", compare(champion, candidate, 1 - float(level.alpha)), level)
 
 
 def series(versions: int, generator: random.Random) -> bool:
@@ -149,8 +154,8 @@ def series(versions: int, generator: random.Random) -> bool:
     looks: list[Look] = []
     for _ in range(versions):
         changes = [_change(0.1, 0.1, generator) for _ in range(104)]
-        found = _counted(changes.count(1), changes.count(-1))
         given = spending.level(Decimal(1) - Decimal(str(CONFIDENCE)), looks)
+        found = _counted(changes.count(1), changes.count(-1), given)
         proven = spending.proven(found, given)
         if proven:
             return True
@@ -163,7 +168,7 @@ def _change(up: float, down: float, generator: random.Random) -> int:
     return 1 if drawn < up else -1 if drawn < up + down else 0
 
 
-def _result(name: str, role: str, found: Paired) -> SuiteResult:
+def _result(name: str, role: str, found: Paired, level: Level | None = None) -> SuiteResult:
     def number(value: float) -> Decimal:
         return Decimal(repr(round(value, 6)))
 
@@ -178,6 +183,8 @@ def _result(name: str, role: str, found: Paired) -> SuiteResult:
         "p_value": number(found.p_value),
         "better": found.better,
         "worse": found.worse,
+        "look": None if level is None else level.number,
+        "alpha": None if level is None else level.alpha,
     }
     return SuiteResult.model_validate(fields)
 

@@ -37,6 +37,8 @@ def suite(
         "better": 10,
         "worse": worse,
         "lost_slices": [],
+        "look": 1 if role == "target" else None,
+        "alpha": Decimal("0.025") if role == "target" else None,
     }
     # Not validated: a report that was read is, but the gate must not depend on it.
     return SuiteResult.model_construct(**(fields | more))
@@ -55,7 +57,7 @@ def test_accepted() -> None:
     assert decision.target == "+6.2 (p 0.003)"
     assert decision.guardrail == "general -0.4 ok, refusals +0.0 ok"
     assert decision.message == (
-        "rules +6.2 points (at least +3.1, n 104, p 0.003), minImprovement +1.0; "
+        "rules +6.2 points (at least +3.1, n 104, p 0.003, look 1 at these cases: p below 0.025), minImprovement +1.0; "
         "general -0.4 points (at least -3.8, n 104), limit -5.0; "
         "refusals +0.0 points (at least -2.0, n 104), no case lost"
     )
@@ -85,7 +87,7 @@ def test_target_not_proven(target: SuiteResult, reason: str, words: str) -> None
 
 def test_underpowered_says_how_many_cases_are_needed() -> None:
     decision = gate.decide(policy(TARGET), [suite(*TARGET, "0.04", "-0.01", n=104, better=7, worse=3)])
-    needed = cases_needed(0.01, 11 / 106, 0.95)
+    needed = cases_needed(0.01, 11 / 106, 0.975)
     assert decision.message.endswith(f"104 cases are too few to see +1.0 points, about {needed} are needed")
 
 
@@ -169,6 +171,9 @@ def test_the_gravest_reason_comes_first_and_all_are_said() -> None:
         pytest.param(
             [suite(*TARGET, "0.1", "0.05", candidate=Decimal("0.4")), KEPT, SAFE], "is not candidate", id="sum"
         ),
+        pytest.param([suite(*TARGET, "0.1", "0.05", alpha=None), KEPT, SAFE], "what error rate", id="no level"),
+        pytest.param([suite(*TARGET, "0.1", "0.05", alpha=Decimal(1)), KEPT, SAFE], "is none", id="no error rate"),
+        pytest.param([suite(*TARGET, "0.1", "0.05", look=0), KEPT, SAFE], "look 0", id="no look"),
     ],
 )
 def test_a_report_that_cannot_be_judged_is_never_accepted(results: list[SuiteResult], words: str) -> None:
@@ -225,7 +230,7 @@ def test_decide_is_total_and_accepts_only_what_is_proven(rows: list[Any]) -> Non
     results = [
         SuiteResult.model_construct(
             name=names[0], role=names[1], cases=n, champion=champion, candidate=candidate, difference=difference,
-            lower_bound=lower, p_value=p, better=better, worse=worse,
+            lower_bound=lower, p_value=p, better=better, worse=worse, look=1, alpha=Decimal("0.025"),
         )
         for names, champion, candidate, difference, lower, p, n, better, worse in rows
     ]  # fmt: skip
@@ -234,6 +239,7 @@ def test_decide_is_total_and_accepts_only_what_is_proven(rows: list[Any]) -> Non
     if decision.accepted:
         target = next(result for result in results if result.role == "target")
         assert target.lower_bound > 0
+        assert target.p_value < Decimal("0.025")
         assert target.difference >= Decimal("0.01")
         assert len(results) == 3
 

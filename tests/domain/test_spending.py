@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet_api.version import Look
-from ratchet_operator.domain.spending import Level, level
+from ratchet_api.evaluation import EvaluationPolicy
+from ratchet_api.stage import Level
+from ratchet_api.version import Look, ModelVersion
+from ratchet_operator.domain.spending import level, levels
 
 ALPHA = Decimal("0.05")
 
@@ -62,3 +64,33 @@ def test_the_chance_of_any_wrong_proof_in_thirty_versions_is_kept(truth: Callabl
                 wrong += 1
                 break
     assert wrong / runs <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+
+
+POLICY = EvaluationPolicy.model_validate(
+    {"suites": [{"name": "house", "role": "target", "cases": {"configMap": {"name": "x", "key": "y"}}}]}
+)
+
+
+def version(name: str, *looks: Look) -> ModelVersion:
+    return ModelVersion.model_validate(
+        {"metadata": {"name": name, "namespace": "default"}, "spec": {"cycle": "assistant", "run": 0},
+         "status": {"looks": [one.dump() for one in looks]}}
+    )  # fmt: skip
+
+
+def test_what_is_handed_out() -> None:
+    first, second = series([True, False])
+    others = [version("first", first), version("second", second, look(level(ALPHA, []), False).model_copy(
+        update={"digest": "b2"}))]  # fmt: skip
+    given = levels(POLICY, "third", others)
+    assert given.of("a1") == level(ALPHA, [second])
+    assert given.of("a1").number == 3
+    assert given.of("b2").number == 2
+    assert given.of("c3") == Level(number=1, alpha=Decimal("0.025"))
+
+
+def test_the_last_one_to_look_looks_again_for_nothing() -> None:
+    first, second = series([True, True])
+    cycle = [version("first", first), version("second", second)]
+    assert levels(POLICY, "second", cycle).of("a1") == Level(number=2, alpha=second.alpha)
+    assert levels(POLICY, "first", cycle).of("a1").number == 3, "the second one was handed what it won"

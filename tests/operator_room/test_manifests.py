@@ -5,6 +5,7 @@
 
 import os
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from operator_world import World, cycle_manifest, digest
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.data import AdapterRef, DatasetRef
 from ratchet_api.names import MODEL_DIR, SCRATCH_DIR, TERMINATION_LOG
-from ratchet_api.stage import CurateInput, EvaluateInput, StageIdentity, TrainInput
+from ratchet_api.stage import CurateInput, EvaluateInput, Level, Levels, StageIdentity, TrainInput
 from ratchet_operator.manifests import arms, pods, stages, versions
 from ratchet_operator.manifests.arms import ArmRequest
 from ratchet_operator.manifests.stages import Owner, StageRequest
@@ -114,6 +115,7 @@ def stage_request(of: ImprovementCycle, stage: str) -> StageRequest:
                 champion=None,
                 champion_version="assistant-0",
                 policy=spec.evaluation.policy(),
+                levels=Levels(fresh=Level(number=1, alpha=Decimal("0.025"))),
                 batch_size=spec.evaluation.batch_size,
             )
             return StageRequest(

@@ -432,7 +432,7 @@ async def test_a_proof_against_a_former_champion_is_repeated(fake_world: World) 
     await world.settle()
     await world.finish("evaluate", evaluated(), version="first")
     await world.settle()
-    await world.finish("evaluate", evaluated(), version="second")
+    await world.finish("evaluate", evaluated(asks="0123456789ab"), version="second")
     await world.settle()
     assert {c.type: c.status for c in (await world.version("second")).status.conditions}["Accepted"] == "True"
     await champion(world, "first")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.names import ARM_LABEL, CYCLE_LABEL, STAGE_LABEL, VERSION_LABEL
-from ratchet_api.stage import StageReport
+from ratchet_api.stage import Levels, StageReport
 from ratchet_api.version import ModelVersion
 from ratchet_operator.clients.arms import Server
 from ratchet_operator.clients.events import Events
@@ -140,6 +140,16 @@ def evaluated(
     }
     artifact = {"uri": "s3://ratchet/assistant/report", "digest": digest("f")}
     return {"stage": "evaluate", "outcome": "Succeeded", "reason": "Succeeded", "artifact": artifact, "suites": [suite]}
+
+
+def at_levels(report: JSON, told: str) -> JSON:
+    """The report of an evaluate stage at the error rates that its input, `told` as JSON, has for its targets."""
+    levels = Levels.model_validate(json.loads(told)["levels"])
+    suites = []
+    for suite in report["suites"]:
+        level = levels.of(suite["digest"])
+        suites.append({"look": level.number, "alpha": str(level.alpha)} | suite)
+    return report | {"suites": suites}
 
 
 def exported() -> JSON:
@@ -480,6 +490,10 @@ class World:
     async def finish(self, stage: str, report: JSON | None, code: int = 0, version: str = "", **extra: Any) -> None:
         """The stage's pod ends with this report and exit code; returns when its Job has noticed."""
         pod = await self.stage_pod(stage, version)
+        if stage == "evaluate" and report is not None and "suites" in report:
+            name = pod.metadata.labels["batch.kubernetes.io/job-name"]
+            path = f"/api/v1/namespaces/{self.namespace}/configmaps/{name}"
+            report = at_levels(report, (await self.raw.request("get", path))["data"]["stage.json"])
         message = StageReport.model_validate(report).encode().decode() if report is not None else ""
         await self.pod_status(pod.metadata.name, terminated("stage", code, message, **extra))
         job = pod.metadata.labels["batch.kubernetes.io/job-name"]

@@ -19,6 +19,7 @@ from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import Message, prompt_ids
 from ratchet_trainer.cli import _typed
 from ratchet_trainer.errors import OutOfMemory, TryAgain, UserError
+from ratchet_trainer.evaluate import stage as evaluation
 from ratchet_trainer.evaluate.results import MAX_LOST_SLICES, Asked, suite_results
 from ratchet_trainer.loading import available_cores, load_model
 from ratchet_trainer.scorers import KeywordCase
@@ -131,6 +132,7 @@ def test_each_side_answers_with_its_own_adapter(
     (suites / "house.jsonl").write_text("\n".join(lines))
     stage = {
         "stage": "evaluate", "identity": identity(), "base_model": base, "candidate": two[0], "champion": two[1],
+        "levels": {"fresh": {"number": 1, "alpha": "0.025"}},
         "champion_version": "assistant-0", "policy": {"suites": [suite()]}, "batch_size": 3,
     }  # fmt: skip
     ran = stages.run("evaluate", stage, "--suites", str(suites))
@@ -155,6 +157,19 @@ def test_each_side_answers_with_its_own_adapter(
     (result,) = other.report.suites
     assert (result.difference, result.better, result.worse) == (0, 0, 0)
 
+    # A look later it is another report, of the same answers: nobody is asked again, and no model is loaded.
+    asks = ran.report.suites[0].digest
+    later = stage | {"levels": stage["levels"] | {"known": {asks: {"number": 2, "alpha": "0.008333333333"}}}}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluation, "load_model", None)
+        again = stages.run("evaluate", later, "--suites", str(suites))
+    assert again.code == ExitCode.DONE, again.log
+    assert again.report.artifact is not None
+    assert again.report.artifact.uri != ran.report.artifact.uri
+    (before,), (after,) = ran.report.suites, again.report.suites
+    assert (before.look, after.look, str(after.alpha)) == (1, 2, "0.008333333333")
+    assert after.lower_bound < before.lower_bound
+
     # The bare base as champion is the base: it is asked once, and shown once.
     bare = stages.run("evaluate", stage | {"champion": None}, "--suites", str(suites))
     assert bare.report.artifact is not None
@@ -173,6 +188,7 @@ def test_with_a_temperature_several_answers_are_averaged_and_a_sealed_suite_stay
         (suites / f"{name}.jsonl").write_text("\n".join(lines))
     stage = {
         "stage": "evaluate", "identity": identity(), "base_model": {"uri": f"file://{tiny}"}, "candidate": two[0],
+        "levels": {"fresh": {"number": 1, "alpha": "0.025"}},
         "champion": two[1], "champion_version": "assistant-0", "batch_size": 4,
         "policy": {"suites": [suite(temperature="0.9", samples=3), suite("vault", sealed=True)]},
     }  # fmt: skip
@@ -217,7 +233,8 @@ def test_the_largest_report_fits(identity: Identity) -> None:
     """Ten suites with the longest names, and the longest places that a bucket and a version may have."""
     names = [f"{index:02d}-" + "n" * 60 for index in range(10)]
     (one,) = suite_results([asked(17)])
-    results = [one.model_copy(update={"name": name, "cases": 100_000}) for name in names]
+    level = {"look": 999, "alpha": Decimal("0.000000050050")}
+    results = [one.model_copy(update={"name": name, "cases": 100_000} | level) for name in names]
     worst = SliceResult(name="n" * 32, cases=99_999, difference=Decimal("-0.123456"), upper_bound=Decimal("-0.123456"))
     results[0] = results[0].model_copy(update={"lost_slices": [worst] * MAX_LOST_SLICES})
     report = StageReport(
@@ -231,6 +248,7 @@ def test_the_largest_report_fits(identity: Identity) -> None:
     policy = EvaluationPolicy.model_validate({"suites": [suite(name) for name in names]})
     EvaluateInput.model_validate(
         {"identity": identity(), "base_model": {"uri": "file:///x"}, "candidate": None, "champion": None,
+         "levels": {"fresh": {"number": 1, "alpha": "0.025"}},
          "champion_version": "a-0", "policy": policy, "batch_size": 1}
     )  # fmt: skip
 

@@ -270,6 +270,7 @@ def test_the_stage_asks_the_judge(
         suite = {"name": "tone", "role": "target", "scorer": "judge", "maxNewTokens": 4, "cases": cases}
         return {
             "stage": "evaluate", "identity": identity(), "base_model": {"uri": f"file://{tiny}"}, "candidate": None,
+            "levels": {"fresh": {"number": 1, "alpha": "0.025"}},
             "champion": None, "champion_version": "assistant-0", "batch_size": 2,
             "policy": {"suites": [suite], "judge": {"url": server.url, "model": "judge-70b"} | judge},
         }  # fmt: skip

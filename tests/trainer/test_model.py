@@ -65,6 +65,7 @@ def test_smollm2_learns_a_convention_and_evaluation_sees_it(
         "evaluate",
         {
             "stage": "evaluate", "identity": identity(), "base_model": base, "candidate": adapter.model_dump(),
+            "levels": {"fresh": {"number": 1, "alpha": "0.025"}},
             "champion": None, "champion_version": "assistant-0", "batch_size": 8,
             "policy": {
                 "suites": [{"name": "house", "role": "target", "maxNewTokens": 16,

@@ -1,16 +1,21 @@
 """report.html: everything in it, nothing from elsewhere, nothing that runs."""
 
+import dataclasses
+import math
 import random
 import re
+from decimal import Decimal
 from html.parser import HTMLParser
 
 import pytest
 
 from ratchet_api.evaluation import Suite
-from ratchet_api.stage import EvaluateInput
+from ratchet_api.power import cases_needed, discordant_share
+from ratchet_api.stage import EvaluateInput, Level
 from ratchet_trainer.chat import Message
 from ratchet_trainer.evaluate import page
-from ratchet_trainer.evaluate.results import Asked, report_document
+from ratchet_trainer.evaluate.results import Asked, Strength, report_document, suite_results
+from ratchet_trainer.evaluate.statistics import compare, power
 from ratchet_trainer.scorers import ExactCase, KeywordCase
 
 VOID = {"meta", "br", "line", "circle", "path"}
@@ -49,6 +54,7 @@ def stage(*suites: Suite, gain: str = "0.01") -> EvaluateInput:
     return EvaluateInput.model_validate(
         {
             "identity": identity, "base_model": {"uri": "file:///x"}, "candidate": None, "champion": None,
+            "levels": {"fresh": {"number": 1, "alpha": "0.025"}},
             "champion_version": "assistant-6", "batch_size": 1,
             "policy": {"suites": [suite.dump() for suite in suites], "minImprovement": gain},
         }
@@ -81,7 +87,16 @@ def made(hostile: str = "") -> list[Asked]:
     ]
     right = [[str(index + 1)] for index in range(30)]
     return [
-        Asked(suite("house-rules", "target"), cases, champion, candidate, 0.95, [[f"No. {hostile}"]] * 120),
+        Asked(
+            suite("house-rules", "target"),
+            cases,
+            champion,
+            candidate,
+            0.95,
+            [[f"No. {hostile}"]] * 120,
+            None,
+            Level(number=3, alpha=Decimal("0.004166666666")),
+        ),
         Asked(suite("general", "guardrail", scorer="exact"), general, right, [[""], *right[1:]], 0.95),
         Asked(suite("refusals", "safety", scorer="exact"), general, right, right, 0.95),
     ]
@@ -111,6 +126,7 @@ def test_the_page_says_what_the_gate_sees() -> None:
         "assistant-7 against assistant-6", "one-sided at 95 %", f"{100 * found.champion:.1f}",
         f"{100 * found.lower_bound:+.1f}", f"{found.p_value:.2g}", "in 30 clusters", "cases are needed", "with power",
         "fell past its margin", "too few cases", "c-119",
+        "look 3 of the cycle's versions", "p has to be below 0.0042", "one-sided at 99.5833 %",
         "All three", ">bare base</th>", "bare base fails",
     ):  # fmt: skip
         assert words in text, words
@@ -120,6 +136,29 @@ def test_the_page_says_what_the_gate_sees() -> None:
     assert details["casesNeeded"] > 120
     assert [entry["name"] for entry in details["slices"] if entry["fell"]] == ["refunds"]
     assert render(made()) == text, "the same evaluation, the same bytes"
+
+
+def test_bound_power_and_cases_are_those_at_the_level_that_is_left() -> None:
+    later = made()[0]
+    first = dataclasses.replace(later, level=Level(number=1, alpha=Decimal("0.025")))
+    by_policy = dataclasses.replace(later, level=None)
+    numbers = []
+    for one, alpha in ((later, 0.004166666666), (first, 0.025), (by_policy, 0.05)):
+        found, strength = one.compared, Strength.of(one, 0.05)
+        assert strength is not None
+        clusters = [case.cluster for case in one.cases]
+        scores = one.scores["champion"], one.scores["candidate"]
+        assert found == compare(*scores, 1 - alpha, clusters=clusters)
+        share = discordant_share(found.better, found.worse, found.cases)
+        needed = cases_needed(0.05, share, 1 - alpha) * found.design_effect
+        assert strength.cases_needed == math.ceil(needed)
+        assert strength.power == power(int(found.cases / found.design_effect), 0.05, share, 1 - alpha)
+        numbers.append((found.lower_bound, strength.power, -strength.cases_needed))
+    assert all(a < b < c for a, b, c in zip(*numbers, strict=True)), "the smaller the error rate, the less is shown"
+    assert [entry.upper_bound for entry in later.slices] == [entry.upper_bound for entry in by_policy.slices]
+    (result,) = suite_results([later])
+    assert (result.look, str(result.alpha)) == (3, "0.004166666666")
+    assert float(result.lower_bound) == round(later.compared.lower_bound, 6)
 
 
 def test_lost_cases_come_first_and_open() -> None:

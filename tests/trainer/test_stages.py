@@ -116,6 +116,7 @@ def test_a_cycle_of_stages(
 
     evaluate_input = {
         "stage": "evaluate", "identity": identity(), "base_model": base, "candidate": adapter.model_dump(),
+        "levels": {"fresh": {"number": 1, "alpha": "0.025"}},
         "champion": None, "champion_version": "assistant-0", "policy": {"suites": [suite()]}, "batch_size": 4,
     }  # fmt: skip
     evaluated = stages.run("evaluate", evaluate_input, "--suites", str(suites))

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ratchet_api.base import Digest, Duration, Observed, Time
+from ratchet_api.base import Digest, Duration, Observed, Signed, Time
 from ratchet_api.cycle import DatasetNumbers
 from ratchet_api.data import AdapterRef, BaseModelRef, Curation, DatasetRef, Sessions
 from ratchet_api.evaluation import EvaluationPolicy, Suite
@@ -94,6 +94,33 @@ class TrainInput(_Input):
     """Zero: only at SIGTERM."""
 
 
+class Level(BaseModel):
+    """What one version's look at the cases of a target may cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    """The look's, from 1: how many versions of the cycle these cases judge with it."""
+    alpha: Signed
+    """Its error rate: p has to be below it, and the bound is one-sided at 1 - alpha."""
+
+
+class Levels(BaseModel):
+    """What looks may cost, by what the cases ask. The operator decides it; only the stage can tell which cases these
+    are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fresh: Level
+    """For cases that judged no other version of the cycle."""
+    known: dict[str, Level] = Field(default_factory=dict)
+    """For others, by the digest of their suite's result."""
+
+    def of(self, digest: str) -> Level:
+        """For the cases with that digest."""
+        return self.known.get(digest, self.fresh)
+
+
 class EvaluateInput(_Input):
     """candidate and champion -> report. None as an adapter means the bare base model."""
 
@@ -104,6 +131,8 @@ class EvaluateInput(_Input):
     champion_version: str
     policy: EvaluationPolicy
     """Suites' cases are mounted below names.SUITES_DIR."""
+    levels: Levels
+    """At which error rate targets are judged."""
     batch_size: int
 
 

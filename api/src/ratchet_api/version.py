@@ -164,7 +164,8 @@ class SuiteResult(Observed):
     difference: Signed
     """candidate - champion."""
     lower_bound: Signed
-    """One-sided lower confidence bound of the difference."""
+    """One-sided lower confidence bound of the difference: of a target at 1 - alpha, of others at the policy's
+    confidence."""
     p_value: Signed
     """One-sided p value of "not better"."""
     better: int
@@ -173,6 +174,10 @@ class SuiteResult(Observed):
     """Cases that only the champion passes."""
     digest: str | None = None
     """What a target asks, in 12 hexadecimal digits: the same cases have the same, whatever their order and ids."""
+    look: int | None = None
+    """How many versions of the cycle a target's cases judge with this one."""
+    alpha: Signed | None = None
+    """Error rate that earlier looks left for a target; its p value has to be below it."""
     lost_slices: list[SliceResult] = Field(default_factory=list, max_length=4)
     """Slices with enough cases that are proven to have lost, the worst ones; the report has them all."""
 

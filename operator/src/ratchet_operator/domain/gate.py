@@ -5,18 +5,19 @@ Room: operator/domain. Pure.
 All targets must be proven and all guardrails and safety suites must hold, each at the policy's confidence. Because
 every one of them has to pass, the chance of a wrong acceptance does not grow with their number (intersection-union
 test: Berger 1982, doi:10.1080/00401706.1982.10487790), so nothing is corrected for the number of suites. It is for the
-number of versions: `spending` says what error rate a target's cases have left.
+number of versions: `spending` says what error rate a target's cases have left, and a report is made at that level.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from ratchet_api.evaluation import EvaluationPolicy, Suite
 from ratchet_api.power import cases_needed, discordant_share
 from ratchet_api.reasons import Reason
+from ratchet_api.stage import Level
 from ratchet_api.version import SliceResult, SuiteResult, points
-from ratchet_operator.domain.spending import Level, proven
+from ratchet_operator.domain.spending import proven, reported
 
 _ROUNDING = Decimal("0.002")
 """Difference between reported figures that rounding explains."""
@@ -44,12 +45,9 @@ class _Finding:
 _GRAVITY = (Reason.SAFETY_LOST, Reason.GUARDRAIL_LOST, Reason.SLICE_LOST, Reason.NOT_BETTER, Reason.UNDERPOWERED)
 
 
-def decide(
-    policy: EvaluationPolicy, results: Sequence[SuiteResult], levels: Mapping[str, Level] | None = None
-) -> GateDecision:
+def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDecision:
     """Accept when every target is proven better, no guardrail or safety suite lost, and no slice of any suite fell.
 
-    `levels`: by name, the error rates that targets have left; one without has the policy's.
     A report that is incomplete, contradicts itself or holds anything but finite numbers is a DataError.
     """
     if not any(suite.role == "target" for suite in policy.suites):
@@ -58,10 +56,7 @@ def decide(
     if (trouble := _trouble(policy, results)) is not None:
         return GateDecision(False, Reason.DATA_ERROR, f"the evaluation report cannot be used: {trouble}", "", "")
     by_name = {result.name: result for result in results}
-    judged = [
-        (suite, by_name[suite.name], _judge(policy, suite, by_name[suite.name], (levels or {}).get(suite.name)))
-        for suite in policy.suites
-    ]
+    judged = [(suite, by_name[suite.name], _judge(policy, suite, by_name[suite.name])) for suite in policy.suites]
     target = _column([(r, f"{points(r.difference)} (p {_p(r.p_value)})") for s, r, _ in judged if s.role == "target"])
     guardrail = _column(
         [
@@ -77,13 +72,14 @@ def decide(
     return GateDecision(not against, reason, message, target, guardrail)
 
 
-def _judge(policy: EvaluationPolicy, suite: Suite, result: SuiteResult, level: Level | None) -> _Finding:
+def _judge(policy: EvaluationPolicy, suite: Suite, result: SuiteResult) -> _Finding:
     gain, at_least = points(result.difference), points(result.lower_bound)
     measured = f"{suite.name} {gain} points (at least {at_least}, n {result.cases}"
     match suite.role:
         case "target":
-            level = level or Level(1, 1 - policy.confidence)
-            looked = f", look {level.number} at these cases: p below {_p(level.alpha)}" if level.number > 1 else ""
+            level = reported(result)
+            assert level is not None, "a report without is refused"
+            looked = f", look {level.number} at these cases: p below {float(level.alpha):.2g}"
             return _target(policy, result, level, f"{measured}, p {_p(result.p_value)}{looked})")
         case "guardrail":
             limit = f"limit {points(-suite.margin)}"
@@ -163,6 +159,12 @@ def _contradiction(result: SuiteResult) -> str | None:
             return f"{name} is {number}"
     if result.cases < 1:
         return "it has no cases"
+    if result.role == "target":
+        level = reported(result)
+        if level is None:
+            return "it does not say how many versions its cases judged and what error rate they left (look, alpha)"
+        if level.number < 1 or not (level.alpha.is_finite() and 0 < level.alpha < 1):
+            return f"look {level.number} with alpha {level.alpha} is none: looks count from 1, alpha is between 0 and 1"
     for name in ("champion", "candidate", "pValue"):
         if not 0 <= numbers[name] <= 1:
             return f"{name} {numbers[name]} is not between 0 and 1"

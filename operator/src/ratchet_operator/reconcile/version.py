@@ -13,7 +13,7 @@ from ratchet_api.data import AdapterRef
 from ratchet_api.evaluation import EvaluationPolicy
 from ratchet_api.names import VERSION_KIND
 from ratchet_api.reasons import ConditionType, Reason
-from ratchet_api.stage import EvaluateInput, StageIdentity, StageReport, TrainInput
+from ratchet_api.stage import EvaluateInput, Levels, StageIdentity, StageReport, TrainInput
 from ratchet_api.training import Recipe
 from ratchet_api.version import (
     Attempts,
@@ -312,6 +312,7 @@ class VersionPass:
             champion=champion[1],
             champion_version=champion[0],
             policy=policy,
+            levels=await self._levels(policy),
             batch_size=retries.shrink_batch(batch, attempts.out_of_memory) or batch,
         )
         image = self.ctx.settings.images.trainer
@@ -363,8 +364,9 @@ class VersionPass:
         passed = status.evaluation.suites if unsealed else []
         results = [*(result for result in passed if result.name not in new), *report.suites]
         present = policy if unsealed else policy.part(sealed=False) or policy
-        levels = await self._spend(policy, report)
-        decision = gate.decide(present, results, levels)
+        if not await self._spend(policy, report):
+            return
+        decision = gate.decide(present, results)
         evaluation = status.evaluation.model_copy(
             update={"suites": results, "target": decision.target, "guardrail": decision.guardrail}
         )
@@ -392,16 +394,29 @@ class VersionPass:
         evaluation = self.version.status.evaluation
         return evaluation is not None and evaluation.unsealed
 
-    async def _spend(self, policy: EvaluationPolicy, report: StageReport) -> dict[str, spending.Level]:
-        """The error rates that the report's targets have left, and that they are spent now.
+    async def _spend(self, policy: EvaluationPolicy, report: StageReport) -> bool:
+        """Spends the error rates of the report's targets. False when they are no longer those that are left: another
+        version was judged by the same cases meanwhile, and the report is to be made anew.
 
         Until this pass has written so, no other one may reckon with the same rates.
         """
         await self._judging.enter_async_context(self.ctx.judging)
-        given = spending.levels(policy, report.suites, await self._of_cycle())
-        looks = spending.spent(report.suites, given, self.version.status.looks)
-        self.update(looks=looks)
-        return {look.suite: spending.Level(look.number, look.alpha) for look in looks}
+        if spending.overtaken(report.suites, await self._levels(policy)):
+            done = versions.stage(self.version, "evaluate")
+            assert done is not None
+            attempts = done.attempts.model_copy(update={"repeated": done.attempts.repeated + 1})
+            self.store(StageStatus(stage="evaluate", attempts=attempts))
+            if not self._unsealed():
+                self.update(evaluation=None)  # against whom serves by now
+            self.wake.append(0.0)
+            text = "another version was judged by the same cases meanwhile: it is evaluated at the error rate left now"
+            self.events.append((False, Reason.PENDING, text))
+            return False
+        self.update(looks=spending.spent(report.suites, self.version.status.looks))
+        return True
+
+    async def _levels(self, policy: EvaluationPolicy) -> Levels:
+        return spending.levels(policy, self.version.metadata.name, await self._of_cycle())
 
     async def _of_cycle(self) -> list[ModelVersion]:
         """All versions of the cycle, this one included."""

@@ -7,6 +7,7 @@ does it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
@@ -226,5 +227,5 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _p(value: float) -> str:
-    return f"{value:.2g}"
+def _p(value: float | Decimal) -> str:
+    return f"{float(value):.2g}"

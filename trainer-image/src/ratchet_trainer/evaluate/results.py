@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from ratchet_api.evaluation import Suite
 from ratchet_api.power import cases_needed, discordant_share
-from ratchet_api.stage import EvaluateInput
+from ratchet_api.stage import EvaluateInput, Level
 from ratchet_api.version import SliceResult, SuiteResult
 from ratchet_trainer.evaluate.judge import Judged
 from ratchet_trainer.evaluate.statistics import Paired, compare, power
@@ -50,10 +50,18 @@ class Asked:
     """For each case its answers, as many as the suite's samples."""
     candidate: Sequence[Sequence[str]]
     confidence: float
+    """One-sided, of every bound but a target's."""
     base: Sequence[Sequence[str]] | None = None
     """The bare base model's; None when it is the champion or the candidate itself."""
     judged: Judged | None = None
     """What the judge made of the answers, if the suite's scorer is the judge."""
+    level: Level | None = None
+    """Of a target: the error rate that earlier looks at its cases left."""
+
+    @property
+    def alpha(self) -> float:
+        """Error rate of the suite's own bound and test."""
+        return 1 - self.confidence if self.level is None else float(self.level.alpha)
 
     @cached_property
     def scores(self) -> Mapping[str, Sequence[float]]:
@@ -76,23 +84,25 @@ class Asked:
     @cached_property
     def compared(self) -> Paired:
         """The paired statistics of passing and failing."""
-        return self._compare(range(len(self.cases)))
+        return self._compare(range(len(self.cases)), 1 - self.alpha)
 
     @cached_property
     def slices(self) -> list[Slice]:
-        """Each category by itself, in the order of their names."""
+        """Each category by itself, in the order of their names. They veto like guardrails, so looks do not count."""
         found = []
         for name in sorted({case.category for case in self.cases if case.category is not None}):
             chosen = [index for index, case in enumerate(self.cases) if case.category == name]
-            loss = self._compare(chosen, champion="candidate", candidate="champion")
-            found.append(Slice(name, self._compare(chosen), -loss.lower_bound))
+            loss = self._compare(chosen, self.confidence, champion="candidate", candidate="champion")
+            found.append(Slice(name, self._compare(chosen, self.confidence), -loss.lower_bound))
         return found
 
-    def _compare(self, chosen: Sequence[int], champion: str = "champion", candidate: str = "candidate") -> Paired:
+    def _compare(
+        self, chosen: Sequence[int], confidence: float, champion: str = "champion", candidate: str = "candidate"
+    ) -> Paired:
         return compare(
             [self.scores[champion][index] for index in chosen],
             [self.scores[candidate][index] for index in chosen],
-            self.confidence,
+            confidence,
             clusters=[self.cases[index].cluster for index in chosen],
         )
 
@@ -122,6 +132,7 @@ def _result(one: Asked, lost: Sequence[Slice]) -> SuiteResult:
         candidate=_decimal(found.candidate), difference=_decimal(found.difference),
         lower_bound=_decimal(found.lower_bound), p_value=max(SMALLEST_P, p_value), better=found.better,
         worse=found.worse, digest=cases_digest(one.cases) if one.suite.role == "target" else None,
+        look=None if one.level is None else one.level.number, alpha=None if one.level is None else one.level.alpha,
         lost_slices=[
             SliceResult(
                 name=entry.name, cases=entry.result.cases, difference=_decimal(entry.result.difference),
@@ -189,9 +200,9 @@ class Strength:
     discordant: float
     """Share of the cases that change, as this evaluation lets one expect it."""
     power: float
-    """Chance to prove that gain with as many cases."""
+    """Chance to prove that gain with as many cases, at the error rate that is left for the look."""
     cases_needed: int
-    """Cases that prove it in 80 of 100 evaluations; more by the design effect when they come in clusters."""
+    """Cases that prove it so in 80 of 100 evaluations; more by the design effect when they come in clusters."""
 
     @classmethod
     def of(cls, one: Asked, gain: float) -> "Strength | None":
@@ -201,8 +212,8 @@ class Strength:
             return None
         share = discordant_share(found.better, found.worse, found.cases)
         effective = max(1, int(found.cases / found.design_effect))
-        needed = cases_needed(gain, share, one.confidence)
-        chance = power(effective, gain, share, one.confidence)
+        needed = cases_needed(gain, share, 1 - one.alpha)
+        chance = power(effective, gain, share, 1 - one.alpha)
         return cls(gain, share, chance, int(-(-needed * found.design_effect // 1)))
 
 

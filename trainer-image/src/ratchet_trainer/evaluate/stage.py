@@ -8,14 +8,17 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ratchet_api.artifacts import Manifest
 from ratchet_api.data import AdapterRef
 from ratchet_api.evaluation import Suite
 from ratchet_api.judge import under_test
 from ratchet_api.reasons import Reason
-from ratchet_api.stage import EvaluateInput, StageReport, attempt_uri
+from ratchet_api.stage import EvaluateInput, Level, StageReport, attempt_uri
 from ratchet_api.version import Artifact, Provenance
 from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
@@ -24,7 +27,7 @@ from ratchet_trainer.errors import UserError
 from ratchet_trainer.evaluate import page
 from ratchet_trainer.evaluate.judge import Bench, Judged, calls_at_most, check_budget
 from ratchet_trainer.evaluate.memory import Asking, Memory
-from ratchet_trainer.evaluate.results import Asked, case_lines, read_results, report_document
+from ratchet_trainer.evaluate.results import Asked, case_lines, cases_digest, read_results, report_document
 from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import LocalModel, fetch_adapter, resolve_base
@@ -48,7 +51,12 @@ def run(
     """
     cases = {suite.name: read_suite(suite, suites, store) for suite in stage.policy.suites}
     bench = _bench(stage, store, cases)
-    recipe = _recipe(stage, cases)
+    levels = {
+        suite.name: stage.levels.of(cases_digest(cases[suite.name]))
+        for suite in stage.policy.suites
+        if suite.role == "target"
+    }
+    recipe = _recipe(stage, cases, levels)
     uri = attempt_uri(stage.identity.storage_uri, stage.identity.version, stage.identity.attempt, "report")
     uri, finished = store.place(uri, "report", recipe)
     if finished is not None:
@@ -61,7 +69,7 @@ def run(
         if adapter is not None:
             fetch_adapter(adapter, store, scratch / name)
             folders[name] = scratch / name
-    asked = _ask(stage, base, folders, cases, progress, Memory(store, stage.identity.storage_uri), bench)
+    asked = _ask(stage, base, folders, cases, levels, progress, Memory(store, stage.identity.storage_uri), bench)
     folder = scratch / "report"
     _write(folder, stage, asked)
     inputs = {"recipe": recipe, "base": base.digest}
@@ -70,13 +78,14 @@ def run(
     return _report(store, stage, uri, store.publish(folder, uri, "report", inputs, numbers))
 
 
-def _recipe(stage: EvaluateInput, cases: dict[str, list[Case]]) -> str:
+def _recipe(stage: EvaluateInput, cases: dict[str, list[Case]], levels: dict[str, Level]) -> str:
     """Digest of all that determines the report."""
     recipe = {
         "base": stage.base_model.dump(),
         "candidate": _digest(stage.candidate),
         "champion": _digest(stage.champion),
         "policy": stage.policy.dump(),
+        "levels": {name: level.model_dump(mode="json") for name, level in levels.items()},
         "cases": {
             name: [case.model_dump(mode="json", by_alias=True) for case in found] for name, found in cases.items()
         },
@@ -93,6 +102,7 @@ def _ask(
     base: LocalModel,
     adapters: dict[str, Path],
     cases: dict[str, list[Case]],
+    levels: dict[str, Level],
     progress: Progress,
     memory: Memory,
     bench: Bench | None,
@@ -108,7 +118,12 @@ def _ask(
         champion = answers.get("champion", candidate)
         judged = _judged(bench, suite, cases[suite.name], champion, candidate)
         confidence = float(stage.policy.confidence)
-        asked.append(Asked(suite, cases[suite.name], champion, candidate, confidence, answers.get("base"), judged))
+        asked.append(
+            Asked(
+                suite, cases[suite.name], champion, candidate, confidence, answers.get("base"), judged,
+                levels.get(suite.name),
+            )
+        )  # fmt: skip
         result = asked[-1].compared
         log.info(
             "suite %s: champion %.1f, candidate %.1f of 100 (%d better, %d worse of %d, p %.2g)", suite.name,
@@ -118,7 +133,8 @@ def _ask(
 
 
 class _Models:
-    """All sides on one loaded base, and what they answered in earlier evaluations."""
+    """All sides on one loaded base, and what they answered in earlier evaluations. The base is loaded when the first
+    question has to be asked: not for an evaluation that is only made anew at another error rate."""
 
     def __init__(
         self,
@@ -129,36 +145,41 @@ class _Models:
         memory: Memory,
         ticker: "_Ticker",
     ) -> None:
+        use_threads()
+        self._name, self._device = stage.base_model.uri, pick_device()
+        self._dtype = inference_dtype(self._device)
+        self.tokenizer = load_tokenizer(base.path, self._name)
+        self._base, self._adapters, self._sides, self._batch_size = base, adapters, sides, stage.batch_size
+        self._memory, self._ticker = memory, ticker
+
+    @cached_property
+    def _loaded(self) -> tuple[Callable[[str], AbstractContextManager[Any]], frozenset[int]]:
+        """How to switch between the sides, and the tokens that end an answer."""
         from ratchet_trainer.frozen import freeze_linears
 
-        use_threads()
-        name, device = stage.base_model.uri, pick_device()
-        dtype = inference_dtype(device)
-        self.tokenizer = load_tokenizer(base.path, name)
-        model = load_model(base.path, name, device, dtype)
-        self._stops = stop_ids(self.tokenizer, model.generation_config)
-        self._switch = load_adapters(model, adapters)
+        model = load_model(self._base.path, self._name, self._device, self._dtype)
+        stops = stop_ids(self.tokenizer, model.generation_config)
+        switch = load_adapters(model, self._adapters)
         freeze_linears(model)
-        self._base, self._sides, self._batch_size = base.digest, sides, stage.batch_size
-        self._number_format = f"{device.type} {dtype}"
-        self._memory, self._ticker = memory, ticker
+        return switch, stops
 
     def answers(self, side: str, suite: Suite, prompts: list[list[int]]) -> list[list[str]]:
         """For each prompt, as many as the suite's samples. What a sealed suite was told is not kept."""
         from ratchet_trainer.generation.batch import answer_all
 
         asking = Asking(
-            self._base, _digest(self._sides[side]), prompts, suite.max_new_tokens, str(suite.temperature),
-            suite.samples, self._number_format,
+            self._base.digest, _digest(self._sides[side]), prompts, suite.max_new_tokens, str(suite.temperature),
+            suite.samples, f"{self._device.type} {self._dtype}",
         )  # fmt: skip
         known = None if suite.sealed else self._memory.recall(asking)
         if known is not None:
             log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
             self._ticker.spare(len(known) * suite.samples)
             return known
-        with self._switch(side) as active:
+        switch, stops = self._loaded
+        with switch(side) as active:
             found = answer_all(
-                active, self.tokenizer, self._stops, prompts, suite.max_new_tokens, self._batch_size,
+                active, self.tokenizer, stops, prompts, suite.max_new_tokens, self._batch_size,
                 self._ticker.part(), float(suite.temperature), suite.samples,
             )  # fmt: skip
         if not suite.sealed:
