@@ -175,8 +175,14 @@ class HashSet:
 class Seen:
     """Digests that came before, 8 bytes each: sorted runs, each at least twice as long as the next."""
 
-    def __init__(self) -> None:
-        self._runs: list[Hashes] = []
+    def __init__(self, before: Hashes | None = None) -> None:
+        """`before`, if given, are sorted, each once."""
+        self._runs: list[Hashes] = [] if before is None or not len(before) else [before]
+
+    @property
+    def all(self) -> Hashes:
+        """(digests,) Sorted, each once."""
+        return np.sort(np.concatenate(self._runs)) if self._runs else np.zeros(0, dtype=np.uint64)
 
     def add(self, digests: Sequence[int]) -> list[bool]:
         """For each whether it is new; of equal ones among them the first is."""

@@ -15,10 +15,11 @@ from ratchet_trainer.curate.card import CARD, card
 from ratchet_trainer.curate.examples import Example
 from ratchet_trainer.curate.figures import lengths
 from ratchet_trainer.curate.funnel import RULES_VERSION
+from ratchet_trainer.curate.mapped import Mapped, mapped
 from ratchet_trainer.curate.page import PAGE, render
 from ratchet_trainer.curate.pipeline import Counts, Settings
 from ratchet_trainer.curate.preferences import Preferences, preferences_of
-from ratchet_trainer.curate.rules import SensitiveCounts, select
+from ratchet_trainer.curate.rules import SensitiveCounts, compared
 from ratchet_trainer.curate.split import split
 from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.curate.write import Rows, compose, write
@@ -125,16 +126,23 @@ def build(
     anchors: Sequence[Sequence[Message]],
 ) -> Curated:  # fmt: skip
     """The dataset of these examples. Raises UserError (see `compose`)."""
+    return finished(settings, mapped(settings, examples, counts, held_out), held_out, anchors)
+
+
+def finished(
+    settings: Settings, found: Mapped, held_out: HeldOut, anchors: Sequence[Sequence[Message]]
+) -> Curated:  # fmt: skip
+    """The dataset of examples that were looked at one by one. Raises UserError (see `compose`)."""
     texts = [message.content for messages in anchors for message in messages]
-    selected, sensitive = select(examples, held_out, settings.curation, texts, counts.funnel)
-    curation, preferences = settings.curation, None
+    counts, curation, preferences = found.counts, settings.curation, None
+    selected = compared(found.pool, curation, texts, counts.funnel)
     if counts.rejected is None:
         ((selected, validation),) = split(curation.validation_share, selected)
     else:
-        rejected = counts.rejected.selected(selected, held_out, curation, texts)
+        rejected = counts.rejected.selected(selected, curation, texts)
         good, bad = split(curation.validation_share, selected, rejected)
         (selected, validation), train, aside = good, (good[0], bad[0]), (good[1], bad[1])
         preferences = preferences_of(counts.rejected, train, aside, curation)
     rows = compose(selected, curation, anchors, held_out)
     successful = counts.funnel["sensitive"].read
-    return Curated(settings, counts, successful, selected, validation, rows, sensitive, preferences)
+    return Curated(settings, counts, successful, selected, validation, rows, found.sensitive, preferences)

@@ -32,6 +32,12 @@ class Timeline:
         counter = self.undated if at is None else self.days.setdefault(at.astimezone(UTC).date(), Counter())
         counter[opinion(verdict)] += 1
 
+    def absorb(self, other: "Timeline") -> None:
+        """Takes other interactions' times."""
+        for day, counter in other.days.items():
+            self.days.setdefault(day, Counter()).update(counter)
+        self.undated.update(other.undated)
+
     def feedback(self) -> dict[Opinion, int]:
         """All of them by opinion."""
         total = sum(self.days.values(), Counter(self.undated))

@@ -6,7 +6,7 @@ Room: trainer. Pure.
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ratchet_trainer.curate.sensitive import REDACT_ALL, redact
@@ -42,7 +42,8 @@ class Step:
     changed: int = 0
     """Kept, but not as it was."""
     dropped: Counter[str] = field(default_factory=Counter)
-    _samples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    sampled: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    """By reason a heap of texts, each behind its hash; see `samples`."""
 
     def keep(self, changed: bool = False, count: int = 1) -> None:
         """One that goes on, or so many."""
@@ -60,8 +61,10 @@ class Step:
     def _sample(self, reason: str, text: str) -> None:
         """Keeps the texts with the smallest hashes: the same whatever the order they come in."""
         short = text[: 4 * SAMPLE_CHARACTERS]
-        entry = (-int.from_bytes(hashlib.sha256(short.encode()).digest()[:8], "big"), short)
-        kept = self._samples.setdefault(reason, [])
+        self._keep(reason, (-int.from_bytes(hashlib.sha256(short.encode()).digest()[:8], "big"), short))
+
+    def _keep(self, reason: str, entry: tuple[int, str]) -> None:
+        kept = self.sampled.setdefault(reason, [])
         if entry in kept:
             return
         if len(kept) < SAMPLES:
@@ -69,11 +72,21 @@ class Step:
         else:
             heapq.heappushpop(kept, entry)
 
+    def absorb(self, other: "Step") -> None:
+        """Takes the account of other examples."""
+        self.read += other.read
+        self.kept += other.kept
+        self.changed += other.changed
+        self.dropped.update(other.dropped)
+        for reason, entries in other.sampled.items():
+            for entry in entries:
+                self._keep(reason, entry)
+
     def samples(self) -> dict[str, list[str]]:
         """Up to three texts of each reason, short, redacted whatever the settings say."""
         return {
             reason: [_shortened(redact(text, REDACT_ALL)[0]) for _, text in sorted(entries, reverse=True)]
-            for reason, entries in sorted(self._samples.items())
+            for reason, entries in sorted(self.sampled.items())
         }
 
     def numbers(self) -> dict[str, object]:
@@ -107,6 +120,11 @@ class Funnel:
     def steps(self) -> list[Step]:
         """In order."""
         return list(self._steps.values())
+
+    def absorb(self, steps: Iterable[Step]) -> None:
+        """Takes the accounts of other examples."""
+        for step in steps:
+            self[step.rule].absorb(step)
 
     @property
     def dropped(self) -> Counter[str]:

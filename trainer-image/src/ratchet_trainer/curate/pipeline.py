@@ -133,21 +133,36 @@ def _open(file: SessionFile, settings: Settings) -> _Opened:
     return _Opened(file, reader, Owner(settings.namespace, settings.cycle, score), limit)
 
 
-def examples_of(settings: Settings, files: Sequence[SessionFile], told: Told, counts: Counts) -> Iterator[Example]:
-    """The examples of good interactions, before the rules that compare them, in the order of the files' names.
+def in_order(files: Sequence[SessionFile]) -> list[SessionFile]:
+    """As they are read, whatever order they come in."""
+    return sorted(files, key=lambda file: file.name)
 
-    What `counts` says is whole when the last one was taken."""
-    check_languages(settings.curation.limits.languages)
-    opened = [_open(file, settings) for file in sorted(files, key=lambda file: file.name)]
+
+def verdicts_of(settings: Settings, files: Sequence[SessionFile]) -> Verdicts:
+    """What people said, wherever in these files."""
     verdicts = Verdicts()
-    for one in opened:
-        for record in one.feedback():
+    for file in in_order(files):
+        for record in _open(file, settings).feedback():
             if record.time < settings.until and _is_ours(settings, record):
                 verdicts.add(record)
+    return verdicts
+
+
+def examples_of(
+    settings: Settings, files: Sequence[SessionFile], told: Told, counts: Counts, verdicts: Verdicts | None = None,
+    seen: Seen | None = None,
+) -> Iterator[Example]:  # fmt: skip
+    """The examples of good interactions, before the rules that compare them, in the order of the files' names.
+
+    `verdicts` are those of all files, if these are some of them; `seen` are the interactions of earlier ones. What
+    `counts` says is whole when the last one was taken."""
+    check_languages(settings.curation.limits.languages)
+    verdicts = verdicts_of(settings, files) if verdicts is None else verdicts
+    opened = [_open(file, settings) for file in in_order(files)]
     counts.files = len(files)
     counts.rejected = None if settings.method == "sft" else Rejected(settings.method)
     categorise = Categoriser(settings.curation.categories)
-    seen = Seen()
+    seen = Seen() if seen is None else seen
     for done, one in enumerate(opened, start=1):
         if not one.own:
             name = "unrecognised" if one.reader is None else one.reader.name

@@ -4,9 +4,11 @@ Room: trainer. Pure but for the store's file. About 60 bytes of memory an exampl
 disk.
 """
 
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +73,35 @@ class Pool:
         if self._bands is not None and keyed:
             self._bands.append(band_keys([one.text for one in keyed]))
 
+    def save(self, folder: Path) -> None:
+        """Into a new folder."""
+        folder.mkdir()
+        self.store.save(folder)
+        np.savez(
+            folder / "columns.npz", allow_pickle=False, times=np.array(self._times), prefixes=np.array(self._prefixes),
+            conversations=self.conversations, answers=self.answers, own=np.array(self._own),
+            corrections=np.array(self._corrections), categories=self.categories, people=self.people,
+        )  # fmt: skip
+        (folder / "names.json").write_text(json.dumps(list(self._names)))
+        if self._bands is not None:
+            self._bands.save(folder)
+
+    def absorb(self, folder: Path) -> None:
+        """Takes what another one saved, behind what is there."""
+        self.store.absorb(folder)
+        names = json.loads((folder / "names.json").read_text())
+        numbers = np.array([self._names.setdefault(name, len(self._names)) for name in names], dtype=np.int32)
+        with np.load(folder / "columns.npz") as columns:
+            for column, name in (
+                (self._times, "times"), (self._prefixes, "prefixes"), (self._conversations, "conversations"),
+                (self._answers, "answers"), (self._own, "own"), (self._corrections, "corrections"),
+            ):  # fmt: skip
+                column.frombytes(columns[name].tobytes())
+            self._categories.frombytes(numbers[columns["categories"]].tobytes())
+            self._people.frombytes(numbers[columns["people"]].tobytes())
+        if self._bands is not None:
+            self._bands.absorb(folder)
+
     @property
     def conversations(self) -> Hashes:
         """(examples,) Digest of everything before the answer, in normal form."""
@@ -128,6 +159,14 @@ class _Bands:
 
     def append(self, keys: Hashes) -> None:
         self._chunks.append((self._spill.append(np.ascontiguousarray(keys).tobytes()), keys.shape[1]))
+
+    def save(self, folder: Path) -> None:
+        self._spill.save(folder / "bands.bin")
+        np.save(folder / "bands.npy", np.array(self._chunks, dtype=np.int64).reshape(-1, 2))
+
+    def absorb(self, folder: Path) -> None:
+        begin = self._spill.absorb(folder / "bands.bin")
+        self._chunks += [(begin + place, count) for place, count in np.load(folder / "bands.npy").tolist()]
 
     def band(self, index: int) -> Hashes:
         found = bytearray()

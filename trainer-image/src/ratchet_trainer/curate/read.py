@@ -60,6 +60,11 @@ class Quarantine:
         if len(self.places) < MAX_NOTED:
             self.places.append(Quarantined(file, line, problem))
 
+    def absorb(self, other: "Quarantine") -> None:
+        """Takes what was counted in files behind these."""
+        self.counts.update(other.counts)
+        self.places += other.places[: MAX_NOTED - len(self.places)]
+
     @property
     def total(self) -> int:
         """All of them."""

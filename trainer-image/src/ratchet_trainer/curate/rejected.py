@@ -53,6 +53,8 @@ class Rejected:
     funnel: Funnel = field(default_factory=lambda: Funnel(REJECTED_RULES))
     sensitive: SensitiveCounts = field(default_factory=SensitiveCounts)
     _store: ExampleStore = field(default_factory=ExampleStore)
+    pool: Pool | None = None
+    """Those that the rules that look at one at a time have left."""
 
     def look(
         self, entry: Entry, interaction: Interaction | PlainInteraction, verdict: Verdict | None, curation: Curation,
@@ -86,19 +88,22 @@ class Rejected:
             return None if verdict.correction else "uncorrected"
         return None if verdict.value == "down" else "liked"
 
-    def selected(
-        self, good: Sequence[Example], held_out: HeldOut, curation: Curation, anchors: Sequence[str]
-    ) -> Examples:
+    def look_at_each(self, held_out: HeldOut, curation: Curation) -> Pool:
+        """The rules that look at one at a time; afterwards nothing more is taken."""
+        all_of = Examples(self._store, np.arange(len(self._store)))
+        self.pool = pooled(all_of, held_out, curation, self.funnel, self.sensitive)
+        self._store = ExampleStore()
+        return self.pool
+
+    def selected(self, good: Sequence[Example], curation: Curation, anchors: Sequence[str]) -> Examples:
         """What the rules leave of them, by time, then id; `good` are the examples that they leave of the others."""
-        pool = pooled(self._all(), held_out, curation, self.funnel, self.sensitive)
+        pool = self.pool
+        assert pool is not None, "each was looked at"
         kept = self._uncontradicted(pool, good)
         kept = distinct(pool, kept, self.funnel["duplicate"])
         kept = unlike(pool, kept, curation, self.funnel["nearDuplicate"])
         kept = unpushed(pool, kept, curation, anchors, self.funnel["bursts"])
         return shared_out(pool, kept, curation, self.funnel["caps"])
-
-    def _all(self) -> Examples:
-        return Examples(self._store, np.arange(len(self._store)))
 
     def _uncontradicted(self, pool: Pool, good: Sequence[Example]) -> Examples:
         liked = set(zip(*keys(good), strict=True))

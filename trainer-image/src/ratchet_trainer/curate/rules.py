@@ -61,6 +61,11 @@ class SensitiveCounts:
     residual: int = 0
     """Examples kept in which a second look found something that was to be redacted or dropped."""
 
+    def absorb(self, other: "SensitiveCounts") -> None:
+        """Takes the counts of other examples."""
+        self.found.update(other.found)
+        self.residual += other.residual
+
 
 def select(
     examples: Iterable[Example], held_out: HeldOut, curation: Curation, anchors: Sequence[str], funnel: Funnel
@@ -71,11 +76,16 @@ def select(
     """
     counts = SensitiveCounts()
     pool = pooled(examples, held_out, curation, funnel, counts)
+    return compared(pool, curation, anchors, funnel), counts
+
+
+def compared(pool: Pool, curation: Curation, anchors: Sequence[str], funnel: Funnel) -> Examples:
+    """The same of examples that were looked at one by one."""
     kept = agreeing(pool, pool.sorted(), funnel["contradicted"])
     kept = distinct(pool, kept, funnel["duplicate"])
     kept = unlike(pool, kept, curation, funnel["nearDuplicate"])
     kept = unpushed(pool, kept, curation, anchors, funnel["bursts"])
-    return shared_out(pool, kept, curation, funnel["caps"]), counts
+    return shared_out(pool, kept, curation, funnel["caps"])
 
 
 def pooled(

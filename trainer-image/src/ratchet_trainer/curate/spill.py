@@ -4,15 +4,17 @@ Room: trainer. Touches files of its own in the temporary folder, which are gone 
 leaves the memory.
 """
 
-import marshal
+import json
 import os
 import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import IO, overload
+from pathlib import Path
+from typing import IO, Any, overload
 
+import msgspec
 import numpy as np
 
 from ratchet_trainer.chat import Message
@@ -21,6 +23,7 @@ from ratchet_trainer.curate.examples import Example
 
 IN_MEMORY = 32 << 20
 """Bytes that are held before a file is begun."""
+_PIECE = 1 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -33,6 +36,23 @@ def microseconds(time: datetime) -> int:
 def moment(since: int) -> datetime:
     """The time so many microseconds after 1970."""
     return _EPOCH + timedelta(microseconds=since)
+
+
+_NEVER_USED = b"\xc1"
+"""By the msgpack specification, as a first byte."""
+
+
+def packed(value: object) -> bytes:
+    """Tuples, texts and numbers as msgpack; as JSON if a text has half of a surrogate pair, which only that can say."""
+    try:
+        return msgspec.msgpack.encode(value)
+    except UnicodeEncodeError:
+        return _NEVER_USED + json.dumps(value).encode()
+
+
+def unpacked(piece: bytes) -> Any:
+    """What was packed, with lists for tuples."""
+    return json.loads(piece[1:]) if piece[:1] == _NEVER_USED else msgspec.msgpack.decode(piece)
 
 
 class Spill:
@@ -50,14 +70,33 @@ class Spill:
         place = self._written + len(self._tail)
         self._tail += piece
         if len(self._tail) > self._limit:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="ratchet-curate-", buffering=0)  # noqa: SIM115
-                weakref.finalize(self, self._file.close)
-            while self._tail:
-                done = self._file.write(self._tail)
-                self._written += done
-                del self._tail[:done]
+            self._write()
         return place
+
+    def _write(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="ratchet-curate-", buffering=0)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+        while self._tail:
+            done = self._file.write(self._tail)
+            self._written += done
+            del self._tail[:done]
+
+    def save(self, path: Path) -> None:
+        """All pieces into a file, one after the other."""
+        with path.open("wb") as out:
+            for start in range(0, self._written, _PIECE):
+                out.write(self.read(start, min(start + _PIECE, self._written)))
+            out.write(self._tail)
+
+    def absorb(self, path: Path) -> int:
+        """Takes the pieces that another one saved; gives back where they begin."""
+        begin = self._written + len(self._tail)
+        with path.open("rb") as saved:
+            while part := saved.read(_PIECE):
+                self.append(part)
+        self._write()  # because a piece may lie on both sides of the file's end by now
+        return begin
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from one place to another; they were appended, and are on one side of the file's end."""
@@ -80,7 +119,7 @@ class ExampleStore:
     def append(self, example: Example) -> None:
         """Takes one more."""
         turns = tuple((turn.role, turn.content, turn.weight) for turn in example.context)
-        piece = marshal.dumps(
+        piece = packed(
             (
                 example.id, turns, example.answer, example.origin, example.category, microseconds(example.time),
                 example.session, example.principal, example.own, example.demonstrated,
@@ -88,9 +127,19 @@ class ExampleStore:
         )  # fmt: skip
         self._places.append(self._spill.append(piece) + len(piece))
 
+    def save(self, folder: Path) -> None:
+        """Into files of its own."""
+        self._spill.save(folder / "examples.msgpack")
+        np.save(folder / "places.npy", np.array(self._places, dtype=np.int64))
+
+    def absorb(self, folder: Path) -> None:
+        """Takes what another one saved, behind what is there."""
+        begin = self._spill.absorb(folder / "examples.msgpack")
+        self._places.frombytes((np.load(folder / "places.npy")[1:] + begin).tobytes())
+
     def __getitem__(self, index: int) -> Example:
         piece = self._spill.read(self._places[index], self._places[index + 1])
-        id, turns, answer, origin, category, time, session, principal, own, demonstrated = marshal.loads(piece)
+        id, turns, answer, origin, category, time, session, principal, own, demonstrated = unpacked(piece)
         context = tuple(Message(role=role, content=content, weight=weight) for role, content, weight in turns)
         return Example(id, context, answer, origin, category, moment(time), session, principal, own, demonstrated)
 

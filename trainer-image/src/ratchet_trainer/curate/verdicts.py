@@ -3,10 +3,10 @@
 Room: trainer. Pure but for the file of a large set. About 50 bytes of memory a piece of feedback.
 """
 
-import marshal
 from array import array
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from ratchet_trainer.curate.columns import Hashes, Indices, digest
 from ratchet_trainer.curate.examples import Verdict, day_end
 from ratchet_trainer.curate.plain import PlainFeedback, PlainInteraction
 from ratchet_trainer.curate.readers import Entry
-from ratchet_trainer.curate.spill import Spill, microseconds, moment
+from ratchet_trainer.curate.spill import Spill, microseconds, moment, packed, unpacked
 
 Recorded = tuple[Entry, Interaction | PlainInteraction]
 """An interaction, and what its line says beyond it."""
@@ -36,10 +36,25 @@ class Verdicts:
 
     def add(self, feedback: Feedback | PlainFeedback) -> None:
         """Takes one piece of feedback."""
-        piece = marshal.dumps((feedback.id, feedback.value, feedback.correction.strip()))
+        piece = packed((feedback.id, feedback.value, feedback.correction.strip()))
         self._answers.append(digest(feedback.response_id))
         self._times.append(microseconds(feedback.time))
         self._ends.append(self._spill.append(piece) + len(piece))
+        self._sorted = None
+
+    def save(self, folder: Path) -> None:
+        """Into files of its own."""
+        self._spill.save(folder / "said.msgpack")
+        columns = {"answers": np.array(self._answers), "times": np.array(self._times), "ends": np.array(self._ends)}
+        np.savez(folder / "said.npz", allow_pickle=False, **columns)
+
+    def absorb(self, folder: Path) -> None:
+        """Takes what another one saved."""
+        begin = self._spill.absorb(folder / "said.msgpack")
+        with np.load(folder / "said.npz") as columns:
+            self._answers.frombytes(columns["answers"].tobytes())
+            self._times.frombytes(columns["times"].tobytes())
+            self._ends.frombytes((columns["ends"][1:] + begin).tobytes())
         self._sorted = None
 
     def of(self, interaction: Interaction | PlainInteraction, delay: timedelta) -> Verdict | None:
@@ -92,7 +107,7 @@ class Verdicts:
     def _said(self, number: int) -> tuple[str, Literal["up", "down"], str]:
         """Id, value and correction."""
         said: tuple[str, Literal["up", "down"], str]
-        said = marshal.loads(self._spill.read(self._ends[number], self._ends[number + 1]))
+        said = unpacked(self._spill.read(self._ends[number], self._ends[number + 1]))
         return said
 
 
