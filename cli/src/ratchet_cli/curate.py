@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ratchet_api.data import Curation
 from ratchet_local.errors import LocalError
 
-_FORWARDED = ("format", "verdict", "score", "anchors", "erasures", "model", "since", "until")
+_FORWARDED = ("format", "verdict", "score", "anchors", "erasures", "model", "since", "until", "workers")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,6 +45,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("--model", metavar="URI", help="what train.yaml trains (the cycle's baseModel.uri)")
     command.add_argument("--since", metavar="TIME", help="leave out what is older (ISO 8601)")
     command.add_argument("--until", metavar="TIME", help="leave out what is newer (ISO 8601; now)")
+    command.add_argument("--workers", metavar="N", help="processes that share the files (1); the dataset is the same")
     command.add_argument("--json", action="store_true", help="print the statistics as JSON instead of the funnel")
 
 

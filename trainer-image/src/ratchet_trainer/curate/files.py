@@ -5,10 +5,12 @@ Room: trainer. Touches the files and the folder named on the command line. No cl
 
 import argparse
 import json
+import multiprocessing
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -22,13 +24,15 @@ from ratchet_api.stage import ExitCode
 from ratchet_api.training import Method
 from ratchet_trainer.artifacts import build_manifest, file_entry
 from ratchet_trainer.chat import Message
-from ratchet_trainer.curate.curated import Curated, build
+from ratchet_trainer.curate.curated import Curated, finished
 from ratchet_trainer.curate.erasures import read_erasures
+from ratchet_trainer.curate.mapped import Mapped, mapped
 from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, Counts, SessionFile, Settings, Told, examples_of
 from ratchet_trainer.curate.readers import SUFFIXES, suffix_of
 from ratchet_trainer.curate.readers.base import Mismatch, parse_time
 from ratchet_trainer.curate.stage import read_anchors
 from ratchet_trainer.curate.text import HeldOut
+from ratchet_trainer.curate.workers import map_by_workers
 from ratchet_trainer.dataset import first_error, numbered_lines
 from ratchet_trainer.errors import DataError, UserError
 
@@ -59,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=get_args(Method), default="sft", help="what the dataset will be trained by")
     parser.add_argument("--since", metavar="TIME", help="leave out what is older (ISO 8601)")
     parser.add_argument("--until", metavar="TIME", help="leave out what is newer (ISO 8601; now)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share the files (1); the dataset is the same",
+    )
     parser.add_argument("--json", action="store_true", help="print the statistics as JSON instead of the funnel")
 
 
@@ -66,11 +77,14 @@ def run(options: argparse.Namespace) -> int:
     """Curates and prints; 65 when no example is left. Raises UserError or DataError."""
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UserError(f"--out: {options.out} is there already: name a new folder")
+    if options.workers < 1:
+        raise UserError(f"--workers: {options.workers} is too few: write 1 or more, up to the number of cores")
     model = _model(options.model)
     source = Source(uri=_NO_URI, format=options.format, verdict=options.verdict, score=options.score)
     files = list(_files(options.paths, source))
     curation = _curation(options)
-    held_out = HeldOut((text for path in options.held_out for text in _questions(path)), curation.decontamination)
+    cases = [text for path in options.held_out for text in _questions(path)]
+    held_out = HeldOut(cases, curation.decontamination)
     settings = Settings(
         curation, _LOCAL, _LOCAL, _time("--since", options.since) or _EVER,
         _time("--until", options.until) or datetime.now(UTC), timedelta(days=36500), _erased(options.erasures),
@@ -79,8 +93,8 @@ def run(options: argparse.Namespace) -> int:
     if curation.anchors is not None and options.anchors is None:
         raise UserError("--anchors: the cycle mixes in anchors: name the file that its ConfigMap holds")
     anchors = read_anchors(curation.anchors is not None, options.anchors)
-    counts = Counts()
-    curated = build(settings, counts, examples_of(settings, files, _progress(), counts), held_out, anchors)
+    found = _mapped(settings, files, cases, held_out, options.workers)
+    curated, counts = finished(settings, found, held_out, anchors), found.counts
     if counts.broken:
         print(counts.funnel.table())
         raise DataError(
@@ -95,6 +109,22 @@ def run(options: argparse.Namespace) -> int:
     print(_said(curated, options.json))
     print("no example is left: the table says which rule took them", file=sys.stderr)
     return ExitCode.DATA_ERROR
+
+
+def _mapped(
+    settings: Settings, files: Sequence[SessionFile], cases: Sequence[str], held_out: HeldOut, workers: int
+) -> Mapped:
+    told = _progress()
+    if workers == 1:
+        counts = Counts()
+        return mapped(settings, examples_of(settings, files, told, counts), counts, held_out)
+    # Spawned, because a fork of a process that has threads may stand still.
+    spawning = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(prefix="ratchet-curate-") as scratch,
+        ProcessPoolExecutor(workers, spawning) as pool,
+    ):
+        return map_by_workers(settings, files, cases, pool, workers, told, Path(scratch))
 
 
 def _files(paths: Sequence[Path], source: Source) -> Iterator[SessionFile]:
