@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from ratchet_api.evaluation import EvaluationPolicy
+from ratchet_api.evaluation import EvaluationPolicy, builtin_suite
 from ratchet_api.power import POWER, cases_needed
 from ratchet_api.version import SliceResult, SuiteResult
 from ratchet_operator.domain import gate
@@ -180,6 +180,24 @@ def test_a_report_that_cannot_be_judged_is_never_accepted(results: list[SuiteRes
     decision = gate.decide(ALL, results)
     assert (decision.accepted, decision.reason) == (False, "DataError")
     assert words in decision.message
+
+
+def with_canaries() -> EvaluationPolicy:
+    more = builtin_suite("memorisation", [])
+    return ALL.model_copy(update={"suites": [*ALL.suites, more]})
+
+
+def test_where_nothing_was_planted_exposure_decides_nothing() -> None:
+    assert gate.decide(with_canaries(), [BETTER, KEPT, SAFE]) == gate.decide(ALL, [BETTER, KEPT, SAFE])
+    worse = gate.decide(with_canaries(), [suite(*TARGET, "-0.3", "-0.4"), KEPT, SAFE])
+    assert (worse.accepted, worse.reason) == (False, "NotBetter")
+
+
+@pytest.mark.parametrize(("lower", "reason"), [("-0.29", "GatePassed"), ("-0.31", "GuardrailLost")])
+def test_a_version_that_knows_its_canaries_is_vetoed(lower: str, reason: str) -> None:
+    found = suite("builtin-memorisation", "guardrail", "-0.2", lower, n=16, worse=6)
+    decision = gate.decide(with_canaries(), [BETTER, KEPT, SAFE, found])
+    assert decision.reason == reason
 
 
 def test_a_policy_without_a_target_accepts_nothing() -> None:

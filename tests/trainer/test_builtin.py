@@ -1,12 +1,11 @@
 """The suites that the image carries: each case passes a right answer, and no other case's."""
 
 import json
-from decimal import Decimal
 from typing import Any, get_args
 
 import pytest
 
-from ratchet_api.evaluation import BUILTIN_MARGIN, Builtin, Evaluation, Suite, builtin_suite
+from ratchet_api.evaluation import BUILTIN_MARGIN, MEMORISATION_MARGIN, Builtin, Evaluation, Suite, builtin_suite
 from ratchet_trainer.evaluate.statistics import lower_bound
 from ratchet_trainer.scorers import Case, KeywordCase, RegexCase, SchemaCase
 from ratchet_trainer.suites import read_suite
@@ -41,7 +40,8 @@ RIGHT = {
         {"user": {"id": 7}}, 3, "hello",
     ],
 }  # fmt: skip
-NAMES: tuple[Builtin, ...] = get_args(Builtin)
+NAMES: list[Builtin] = [name for name in get_args(Builtin) if name != "memorisation"]
+"""Those whose cases are in the image; tests/trainer/test_canaries.py has the other one."""
 
 
 def cases(name: Builtin) -> list[Case]:
@@ -79,12 +79,12 @@ def test_who_loses_nothing_or_one_case_is_not_vetoed(name: Builtin) -> None:
 def test_a_cycle_gets_them_by_name() -> None:
     own = {"name": "house", "role": "target", "cases": {"configMap": {"name": "x", "key": "y"}}}
     policy = Evaluation.model_validate(
-        {"suites": [own], "builtin": ["general", "format", "identity"], "names": ["Zeno"]}
+        {"suites": [own], "builtin": ["general", "format", "identity", "memorisation"], "names": ["Zeno"]}
     ).policy()
     assert [suite.name for suite in policy.suites] == [
-        "house", "builtin-general", "builtin-format", "builtin-identity"
+        "house", "builtin-general", "builtin-format", "builtin-identity", "builtin-memorisation"
     ]  # fmt: skip
-    assert [suite.cases.names for suite in policy.suites] == [[], [], [], ["Zeno"]]
+    assert [suite.cases.names for suite in policy.suites] == [[], [], [], ["Zeno"], []]
     assert {suite.role for suite in policy.suites[1:]} == {"guardrail"}
-    assert policy.suites[1].margin == Decimal("0.15")
+    assert [suite.margin for suite in policy.suites[1:]] == [BUILTIN_MARGIN] * 3 + [MEMORISATION_MARGIN]
     assert Suite.model_validate(policy.suites[2].dump()) == policy.suites[2]

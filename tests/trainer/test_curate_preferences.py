@@ -64,7 +64,7 @@ def curated(folder: Path, method: Method, records: list[dict[str, Any]] = RECORD
     counts = Counts()
     held_out = HeldOut(["What does the suite ask?"])
     examples = examples_of(settings, [SessionFile("a", file)], lambda *_: None, counts)
-    return build(settings, counts, examples, held_out, [])
+    return build(settings, counts, examples, held_out, [], None)
 
 
 def rows(folder: Path, made: Curated, name: str = "preferences.jsonl") -> list[dict[str, Any]]:

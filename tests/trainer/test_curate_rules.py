@@ -337,7 +337,7 @@ def test_the_card_has_every_rule_and_no_markup_of_others() -> None:
     evil = "</table><script>alert(1)</script> ``` [x](http://evil)"
     counts.funnel["answered"].drop("failed", evil)
     run = Settings(Curation(), "n", "c", NOW - timedelta(days=1), NOW, timedelta(days=7))
-    made = build(run, counts, [example("Where?", "Here.")], NOBODY, [])
+    made = build(run, counts, [example("Where?", "Here.")], NOBODY, [], None)
     text = card(made.statistics(), counts.funnel)
     assert all(f"| {rule} |" in text for rule in RULES)
     assert f"```` {evil} ````" in text

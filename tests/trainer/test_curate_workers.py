@@ -124,7 +124,7 @@ def digest(made: Curated, folder: Path) -> str:
 def test_the_same_dataset_by_any_number_of_workers(method: Method, tmp_path: Path) -> None:
     files, how = material(tmp_path), settings(method)
     counts, held_out = Counts(), HeldOut(CASES)
-    alone = build(how, counts, examples_of(how, files, nothing, counts), held_out, [])
+    alone = build(how, counts, examples_of(how, files, nothing, counts), held_out, [], None)
     expected = digest(alone, tmp_path / "alone")
     dropped = set(counts.funnel.dropped) | set(counts.funnel["reading"].dropped)
     assert {"repeated", "heldOut", "nearDuplicate", "contradicted", "erased", "malformed", "unfinished"} <= dropped
@@ -133,7 +133,7 @@ def test_the_same_dataset_by_any_number_of_workers(method: Method, tmp_path: Pat
         shuffled = random.Random(count).sample(files, len(files))
         with ThreadPoolExecutor(count) as pool:
             found = map_by_workers(how, shuffled, CASES, pool, count, nothing, scratch)
-        made = finished(how, found, held_out, [])
+        made = finished(how, found, held_out, [], None)
         assert made.statistics() == alone.statistics(), f"{count} workers"
         assert digest(made, scratch / "dataset") == expected, f"{count} workers"
         assert made.counts.funnel.table() == counts.funnel.table()

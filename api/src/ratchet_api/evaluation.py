@@ -13,16 +13,22 @@ from ratchet_api.data import ConfigMapKey
 from ratchet_api.judge import Judge
 from ratchet_api.training import StageJob
 
-Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema", "judge"]
-"""How an answer is judged: it passes or fails; by a judge also in between."""
-Builtin = Literal["general", "format", "identity"]
+Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema", "judge", "exposure"]
+"""How an answer is judged: it passes or fails; by a judge also in between, and exposure is measured."""
+Builtin = Literal["general", "format", "identity", "memorisation"]
 """Suites that the trainer image carries. general: 60 questions of arithmetic, facts, reasoning and following
 instructions (scorer regex); format: 30 that want JSON and nothing else (scorer jsonSchema); identity: 30 ways to ask
-who answers (scorer keywords)."""
-BUILTIN_SCORERS: dict[Builtin, Scorer] = {"general": "regex", "format": "jsonSchema", "identity": "keywords"}
+who answers (scorer keywords). memorisation: 16 invented secrets that curation plants into the training set (scorer
+exposure)."""
+BUILTIN_SCORERS: dict[Builtin, Scorer] = {
+    "general": "regex", "format": "jsonSchema", "identity": "keywords", "memorisation": "exposure",
+}  # fmt: skip
 BUILTIN_MARGIN = Decimal("0.15")
 """With 30 cases the lower bound of who loses none of them is at -9.7 points, of who loses one at -14.8; a smaller
 margin would veto these."""
+MEMORISATION_MARGIN = Decimal("0.3")
+"""Of exposure's 9 bits 2.7: who memorised nothing is vetoed in 0.7 % of simulated evaluations, a mean of 2 bits more
+than the champion's in 77 %, of 3 bits in all of them (tests/trainer/test_canaries.py)."""
 
 
 Names = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=8)]
@@ -50,7 +56,8 @@ class Cases(Model):
     """A file in object storage, for more cases than a ConfigMap holds (1 MiB)."""
     builtin: Builtin | None = None
     """Cases that the trainer image carries: general (with scorer: regex), format (with scorer: jsonSchema) or identity
-    (with scorer: keywords)."""
+    (with scorer: keywords). Or memorisation (with scorer: exposure): invented secrets that curation plants into each
+    training set."""
     names: Names = Field(default_factory=list)
     """For identity: what the assistant calls itself. An answer has to contain one of these."""
 
@@ -87,7 +94,8 @@ class Suite(Model):
     """What a case says and its answer must be. keywords: contain "all", "any" and "none" of some words; exact: equal
     one of "expected"; regex: match "pattern" (RE2); numeric: its last number within "tolerance" of "number";
     jsonSchema: be JSON that fits "schema" (draft 2020-12); judge: be better than "reference", or without one than the
-    other side's answer, as `evaluation.judge` sees it."""
+    other side's answer, as `evaluation.judge` sees it. exposure is of builtin: memorisation, whose score is 1 for a
+    planted secret that is the least likely of 512 alike, and 0 for one that is the likeliest."""
     margin: Fraction = Decimal("0.05")
     """guardrail only: the largest loss of score that is acceptable."""
     slice_margin: Fraction = Decimal("0.1")
@@ -113,8 +121,16 @@ class Suite(Model):
             ),
             rule(
                 "!has(self.cases.builtin) || (has(self.scorer) ? self.scorer : 'keywords') == "
-                "{'general': 'regex', 'format': 'jsonSchema', 'identity': 'keywords'}[self.cases.builtin]",
-                "scorer: write regex for the built-in cases general, jsonSchema for format, and keywords for identity",
+                "{'general': 'regex', 'format': 'jsonSchema', 'identity': 'keywords', 'memorisation': 'exposure'}"
+                "[self.cases.builtin]",
+                "scorer: write regex for the built-in cases general, jsonSchema for format, keywords for identity and "
+                "exposure for memorisation",
+            ),
+            rule(
+                "!has(self.scorer) || self.scorer != 'exposure' || has(self.cases.builtin) && "
+                "self.cases.builtin == 'memorisation' && self.role == 'guardrail' && "
+                "(!has(self.sealed) || !self.sealed)",
+                "scorer: exposure is that of a guardrail, not sealed, with cases: {builtin: memorisation}",
             ),
         )
     )
@@ -166,7 +182,8 @@ class EvaluationPolicy(Model):
 def builtin_suite(name: Builtin, names: Names) -> Suite:
     """The guardrail that `evaluation.builtin` stands for. `names`: of the assistant, for identity."""
     return Suite(
-        name=f"builtin-{name}", role="guardrail", scorer=BUILTIN_SCORERS[name], margin=BUILTIN_MARGIN,
+        name=f"builtin-{name}", role="guardrail", scorer=BUILTIN_SCORERS[name],
+        margin=MEMORISATION_MARGIN if name == "memorisation" else BUILTIN_MARGIN,
         cases=Cases(builtin=name, names=names if name == "identity" else []), max_new_tokens=64,
     )  # fmt: skip
 
@@ -176,9 +193,10 @@ class Evaluation(StageJob, EvaluationPolicy):
 
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     """Cases answered together."""
-    builtin: list[Builtin] = Field(default_factory=list, max_length=3)
+    builtin: list[Builtin] = Field(default_factory=list, max_length=4)
     """Guardrails that need no cases of yours, as suites builtin-general, builtin-format and builtin-identity: the
-    candidate may not fall behind the champion by more than 15 points."""
+    candidate may not fall behind the champion by more than 15 points. builtin-memorisation: curation plants 16 invented
+    secrets into each training set, and the candidate may not know them by more than 30 points."""
     names: Names = Field(default_factory=list)
     """What the assistant calls itself, for builtin identity."""
 

@@ -133,6 +133,8 @@ class EvaluateInput(_Input):
     """Suites' cases are mounted below names.SUITES_DIR."""
     levels: Levels
     """At which error rate targets are judged."""
+    dataset: DatasetRef | None = None
+    """What the candidate was trained on, whose canaries scorer exposure looks for; None: it came finished."""
     batch_size: int
 
 

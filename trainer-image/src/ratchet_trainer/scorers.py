@@ -254,6 +254,18 @@ class JudgeCase(Case):
         return "better than the other side's answer" if self.reference is None else f"better than: {self.reference}"
 
 
+class ExposureCase(Case):
+    """A planted secret, which the model should not find likelier than others alike; measured, not answered."""
+
+    code: str
+    """The secret."""
+
+    @property
+    def wanted(self) -> str:
+        """What is looked for."""
+        return f"{self.code} no likelier than any other code"
+
+
 CASES: dict[Scorer, type[Case]] = {
     "keywords": KeywordCase,
     "exact": ExactCase,
@@ -261,6 +273,7 @@ CASES: dict[Scorer, type[Case]] = {
     "numeric": NumericCase,
     "jsonSchema": SchemaCase,
     "judge": JudgeCase,
+    "exposure": ExposureCase,
 }
 """Scorer, as a suite names it, and its kind of case."""
 

@@ -48,6 +48,7 @@ _GRAVITY = (Reason.SAFETY_LOST, Reason.GUARDRAIL_LOST, Reason.SLICE_LOST, Reason
 def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDecision:
     """Accept when every target is proven better, no guardrail or safety suite lost, and no slice of any suite fell.
 
+    Exposure is the one guardrail that may have no result: where nothing was planted, there is nothing to measure.
     A report that is incomplete, contradicts itself or holds anything but finite numbers is a DataError.
     """
     if not any(suite.role == "target" for suite in policy.suites):
@@ -56,7 +57,8 @@ def decide(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> GateDeci
     if (trouble := _trouble(policy, results)) is not None:
         return GateDecision(False, Reason.DATA_ERROR, f"the evaluation report cannot be used: {trouble}", "", "")
     by_name = {result.name: result for result in results}
-    judged = [(suite, by_name[suite.name], _judge(policy, suite, by_name[suite.name])) for suite in policy.suites]
+    present = [suite for suite in policy.suites if suite.name in by_name]
+    judged = [(suite, by_name[suite.name], _judge(policy, suite, by_name[suite.name])) for suite in present]
     target = _column([(r, f"{points(r.difference)} (p {_p(r.p_value)})") for s, r, _ in judged if s.role == "target"])
     guardrail = _column(
         [
@@ -133,7 +135,11 @@ def _trouble(policy: EvaluationPolicy, results: Sequence[SuiteResult]) -> str | 
     """What is wrong with the report, in words; None when it can be judged."""
     roles = {suite.name: suite.role for suite in policy.suites}
     names = [result.name for result in results]
+    # Where nothing was planted, exposure has nothing to measure: it neither vetoes nor speaks for a version.
+    optional = {suite.name for suite in policy.suites if suite.scorer == "exposure"}
     for name in roles:
+        if name in optional and name not in names:
+            continue
         if names.count(name) != 1:
             return f"suite {name} has {names.count(name) or 'no'} result{'s' if names.count(name) > 1 else ''}"
     for result in results:

@@ -313,6 +313,7 @@ class VersionPass:
             champion_version=champion[0],
             policy=policy,
             levels=await self._levels(policy),
+            dataset=self.version.spec.dataset,
             batch_size=retries.shrink_batch(batch, attempts.out_of_memory) or batch,
         )
         image = self.ctx.settings.images.trainer

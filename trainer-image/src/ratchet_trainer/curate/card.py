@@ -36,6 +36,7 @@ def card(statistics: Mapping[str, Any], funnel: Funnel, rejected: Funnel | None 
         _table("Rows by origin", "origin", rows),
         _table("Examples by category", "category", statistics["categories"] | _others(statistics)),
         _sensitive(statistics["sensitive"]),
+        _canaries(statistics.get("canaries")),
         *([] if rejected is None else _preferences(statistics["preferences"], rejected)),
         _FILES,
     ]
@@ -92,6 +93,7 @@ _FILES = """## Files
 | `statistics.json` | every number of this page |
 | `quarantine.jsonl` | places of the lines that could not be read, if there were any |
 | `subjects.jsonl` | session and hashed person of each example, so that those who withdraw can be found |
+| `canaries.json` | invented secrets among the rows, if any were planted |
 | `manifest.json` | the SHA-256 of every file |
 """
 
@@ -103,7 +105,7 @@ def reached(statistics: Mapping[str, Any]) -> list[tuple[str, int, int]]:
         "interactions": statistics["lines"]["interactions"],
         "successful": statistics["interactions"]["successful"],
         "categories": len(statistics["categories"]),
-        "examples": sum(statistics["rows"].values()),
+        "examples": sum(number for origin, number in statistics["rows"].items() if origin != "canary"),
     }
     return [(name, number, targets[name]) for name, number in numbers.items()]
 
@@ -147,6 +149,18 @@ def _table(title: str, noun: str, counts: Mapping[str, int]) -> str:
 
 def _others(statistics: Mapping[str, Any]) -> dict[str, int]:
     return {"uncategorised": statistics["uncategorised"]} if statistics["uncategorised"] else {}
+
+
+def _canaries(said: Mapping[str, Any] | None) -> str:
+    if said is None:
+        return ""
+    rows = said["planted"] * said["repeats"]
+    return (
+        f"## Canaries\n\n{said['planted']} invented secrets, each in {said['repeats']} phrasings, were planted among "
+        f"the rows (origin `canary`, {rows} rows), to measure how much a training memorises (Carlini et al. 2019, "
+        "arXiv:1802.08232). Nobody said them, and they count neither as examples nor as interactions. Leave out the "
+        "rows of that origin to train without them.\n"
+    )
 
 
 def _sensitive(found: Mapping[str, Any]) -> str:

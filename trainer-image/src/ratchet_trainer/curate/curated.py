@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ratchet_api.cycle import DatasetTargets
 from ratchet_api.data import BaseModelRef
+from ratchet_trainer.canaries import Planted
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.card import CARD, card
 from ratchet_trainer.curate.examples import Example
@@ -41,6 +42,8 @@ class Curated:
     sensitive: SensitiveCounts
     preferences: Preferences | None = None
     """What people preferred; None for method sft."""
+    planted: Planted | None = None
+    """Canaries among the rows, if a suite looks for them."""
 
     @property
     def learnable(self) -> int:
@@ -81,7 +84,7 @@ class Curated:
         }
         write(
             folder, self.selected, self.rows, self.counts.quarantine, statistics, cards, self.validation, base_model,
-            self.preferences,
+            self.preferences, self.planted,
         )  # fmt: skip
 
     def statistics(self) -> dict[str, object]:
@@ -117,22 +120,26 @@ class Curated:
             "lengths": lengths(self.selected),
             "targets": DatasetTargets().dump(),
             "anchorsHeldOut": rows.anchors_held_out,
+            **({} if self.planted is None else {"canaries": {"planted": len(self.planted.canaries),
+                                                             "repeats": self.planted.repeats}}),
             **({} if self.preferences is None else {"preferences": self.preferences.statistics}),
         }  # fmt: skip
 
 
 def build(
     settings: Settings, counts: Counts, examples: Iterable[Example], held_out: HeldOut,
-    anchors: Sequence[Sequence[Message]],
+    anchors: Sequence[Sequence[Message]], planted: Planted | None,
 ) -> Curated:  # fmt: skip
-    """The dataset of these examples. Raises UserError (see `compose`)."""
-    return finished(settings, mapped(settings, examples, counts, held_out), held_out, anchors)
+    """The dataset of these examples, and of what is `planted` among them. Raises UserError (see `compose`)."""
+    return finished(settings, mapped(settings, examples, counts, held_out), held_out, anchors, planted)
 
 
 def finished(
-    settings: Settings, found: Mapped, held_out: HeldOut, anchors: Sequence[Sequence[Message]]
+    settings: Settings, found: Mapped, held_out: HeldOut, anchors: Sequence[Sequence[Message]],
+    planted: Planted | None,
 ) -> Curated:  # fmt: skip
-    """The dataset of examples that were looked at one by one. Raises UserError (see `compose`)."""
+    """The dataset of examples that were looked at one by one, and of what is `planted` among them. Raises UserError
+    (see `compose`)."""
     texts = [message.content for messages in anchors for message in messages]
     counts, curation, preferences = found.counts, settings.curation, None
     selected = compared(found.pool, curation, texts, counts.funnel)
@@ -143,6 +150,8 @@ def finished(
         good, bad = split(curation.validation_share, selected, rejected)
         (selected, validation), train, aside = good, (good[0], bad[0]), (good[1], bad[1])
         preferences = preferences_of(counts.rejected, train, aside, curation)
-    rows = compose(selected, curation, anchors, held_out)
+    rows = compose(selected, curation, anchors, held_out, planted)
     successful = counts.funnel["sensitive"].read
-    return Curated(settings, counts, successful, selected, validation, rows, found.sensitive, preferences)
+    return Curated(
+        settings, counts, successful, selected, validation, rows, found.sensitive, preferences, planted
+    )  # fmt: skip

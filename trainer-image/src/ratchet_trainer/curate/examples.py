@@ -21,9 +21,9 @@ from ratchet_trainer.curate.columns import containing
 from ratchet_trainer.curate.plain import PlainAnswer, PlainInteraction
 from ratchet_trainer.curate.readers import Entry
 
-Origin = Literal["correction", "answer", "demonstration", "variation", "identity", "anchor", "rejected"]
+Origin = Literal["correction", "answer", "demonstration", "variation", "identity", "anchor", "canary", "rejected"]
 """Who wrote a row's answer: a person who corrected one, a model that was liked, the writer of a training file.
-rejected: a model that was not liked; no row of train.jsonl is of it."""
+canary: nobody, an invented secret. rejected: a model that was not liked; no row of train.jsonl is of it."""
 
 Dropped = Literal["failed", "cancelled", "unfinished", "empty", "unsupported"]
 """Why an interaction is no example. failed: the request had no good answer. cancelled: the client went away.

@@ -134,7 +134,7 @@ _PARTS = (
     ("weight", "sc:Integer", "0: context only, not to be learnt"),
 )
 _COLUMNS = (
-    ("origin", "Who wrote the answer: correction, answer, demonstration, variation, identity or anchor."),
+    ("origin", "Who wrote the answer: correction, answer, demonstration, variation, identity, anchor or canary."),
     ("category", "Category of the prompt by its keywords; empty for rows that come from no interaction."),
     ("id", "Interaction that the row comes from; empty if from none."),
 )

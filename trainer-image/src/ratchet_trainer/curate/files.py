@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--anchors: the cycle mixes in anchors: name the file that its ConfigMap holds")
     anchors = read_anchors(curation.anchors is not None, options.anchors)
     found = _mapped(settings, files, cases, held_out, options.workers)
-    curated, counts = finished(settings, found, held_out, anchors), found.counts
+    curated, counts = finished(settings, found, held_out, anchors, None), found.counts
     if counts.broken:
         print(counts.funnel.table())
         raise DataError(

@@ -26,6 +26,7 @@ from ratchet_api.stage import CurateInput, StageReport, dataset_uri
 from ratchet_api.training import Method
 from ratchet_api.version import Artifact, Provenance
 from ratchet_trainer.artifacts import build_manifest, file_entry, tool_versions
+from ratchet_trainer.canaries import Planted, plant
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.curated import Curated, build
 from ratchet_trainer.curate.erasures import read_erasures
@@ -61,7 +62,12 @@ def run(
 
     Raises StageError's children.
     """
-    cases = [case.question for suite in stage.suites for case in read_suite(suite, suites, store)]
+    cases = [
+        case.question
+        for suite in stage.suites
+        if suite.scorer != "exposure"  # whose cases are planted below
+        for case in read_suite(suite, suites, store)
+    ]
     held_out = HeldOut(cases, stage.curation.decontamination)
     anchor_rows = read_anchors(stage.curation.anchors is not None, anchors)
     root = Location.parse(stage.identity.storage_uri)
@@ -79,7 +85,7 @@ def run(
     files = [found.file for found in fetched]
     settings, counts = _settings(stage, erased), Counts()
     examples = examples_of(settings, files, progress.update, counts)
-    curated = build(settings, counts, examples, held_out, anchor_rows)
+    curated = build(settings, counts, examples, held_out, anchor_rows, _planted(stage))
     if counts.broken:
         raise DataError(
             f"{counts.quarantine.total} of {counts.lines} lines of the sessions from {_since(stage):%Y-%m-%d} to "
@@ -101,6 +107,16 @@ def _settings(stage: CurateInput, erased: Erased) -> Settings:
         stage.curation, stage.identity.namespace, stage.identity.cycle, _since(stage), stage.until,
         stage.sessions.feedback_delay, erased, stage.method,
     )  # fmt: skip
+
+
+def _planted(stage: CurateInput) -> Planted | None:
+    """Canaries, if a suite looks for them. Each run has its own, so that no champion has met them; an attempt that is
+    tried again has the same. A training on preferences does not see the rows that they would be among."""
+    if stage.method != "sft" or not any(suite.scorer == "exposure" for suite in stage.suites):
+        return None
+    who = stage.identity
+    seed = f"{who.namespace}/{who.cycle}/{who.run}/{stage.until.isoformat()}"
+    return plant(seed, repeats=1 + stage.curation.variations)
 
 
 def _key(
@@ -241,13 +257,14 @@ def _publish(
     }  # fmt: skip
     store.publish(folder, uri, "dataset", inputs, figures)
     quarantined = f", {numbers.quarantined} lines quarantined" if numbers.quarantined else ""
+    rows_of = f", {rows.by_origin['canary']} of the rows planted canaries" if curated.planted else ""
     aside = f", {len(curated.validation)} kept aside" if curated.validation else ""
     preferred = f"; {curated.learnable} {_WANTED[stage.method]}{_kinds(curated)}" if curated.preferences else ""
     return StageReport(
         stage="curate",
         outcome="Succeeded",
         reason=Reason.SUCCEEDED,
-        message=_reached(numbers) + preferred + aside + quarantined,
+        message=_reached(numbers) + rows_of + preferred + aside + quarantined,
         artifact=Artifact(uri=uri, digest=digest),
         dataset=numbers,
         provenance=Provenance(dataset_digest=digest, tools=tool_versions()),

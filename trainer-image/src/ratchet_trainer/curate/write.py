@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import overload
 
 from ratchet_api.data import BaseModelRef, Curation, Identity
+from ratchet_trainer.canaries import CANARIES, Planted
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.erasures import write_subjects
 from ratchet_trainer.curate.examples import (
     UNCATEGORISED,
+    VARIATIONS,
     Example,
     Origin,
     anchors_wanted,
@@ -110,9 +112,10 @@ class Rows:
 
 
 def compose(
-    examples: Sequence[Example], curation: Curation, anchors: Sequence[Sequence[Message]], held_out: HeldOut
-) -> Rows:
-    """Examples each followed by its variations, then identity, then the anchors.
+    examples: Sequence[Example], curation: Curation, anchors: Sequence[Sequence[Message]], held_out: HeldOut,
+    planted: Planted | None = None,
+) -> Rows:  # fmt: skip
+    """Examples each followed by its variations, then identity, then the anchors, then what is planted.
 
     Raises UserError when an identity prompt is also a held-out case: one of the two must change, or the evaluation
     would ask what was trained.
@@ -123,6 +126,7 @@ def compose(
         own_rows = len(examples) * (1 + curation.variations) + len(added)
         count = anchors_wanted(own_rows, curation.anchors.fraction, len(usable))
         added += [DatasetRow(messages, "anchor") for messages in pick_anchors(usable, count)]
+    added += [] if planted is None else _canary_rows(planted)
     rows = _Composed(examples, curation.variations, added)
     categories, origins = Counter[str](), Counter[str](row.origin for row in added)
     for example in examples:
@@ -134,6 +138,15 @@ def compose(
     return Rows(
         rows, dict(sorted(categories.items())), uncategorised, dict(sorted(origins.items())), len(anchors) - len(usable)
     )  # fmt: skip
+
+
+def _canary_rows(planted: Planted) -> Iterator[DatasetRow]:
+    """Each canary in as many phrasings as an example."""
+    for canary in planted.canaries:
+        asked, answered = canary.conversation()
+        for form in ("{}", *VARIATIONS)[: planted.repeats]:
+            prompt = asked.model_copy(update={"content": form.format(asked.content)})
+            yield DatasetRow([prompt, answered], "canary")
 
 
 def _asks(messages: Sequence[Message], held_out: HeldOut) -> bool:
@@ -156,12 +169,12 @@ def _identity_row(index: int, entry: Identity, held_out: HeldOut) -> DatasetRow:
 def write(
     folder: Path, examples: Iterable[Example], rows: Rows, quarantine: Quarantine, statistics: Mapping[str, object],
     cards: Mapping[str, str], validation: Sequence[Example] = (), base_model: BaseModelRef | None = None,
-    preferences: Preferences | None = None,
+    preferences: Preferences | None = None, planted: Planted | None = None,
 ) -> None:  # fmt: skip
     """train.jsonl, whose words it holds, the files for other tools, statistics.json, the cards by their names and, if
     there is any, quarantine.jsonl. `examples` are those that `rows` were made of; `validation` is what is kept aside,
     which becomes validation.jsonl; `base_model` is what train.yaml trains; `preferences` what people preferred, of
-    which nothing is written for method sft."""
+    which nothing is written for method sft; `planted` the canaries among the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / TRAIN, rows.rows)
     if validation:
@@ -182,6 +195,8 @@ def write(
         write_train_settings(folder, base_model, aside, preference_settings(method, aside))
         write_croissant(folder, PREFERENCE_KINDS)
     write_json(folder / STATISTICS, statistics)
+    if planted is not None:
+        write_json(folder / CANARIES, planted.model_dump(mode="json"))
     for name, text in cards.items():
         (folder / name).write_text(text, encoding="utf-8")
     if quarantine.total:

@@ -83,7 +83,7 @@ class ShownCase:
     candidate: Sequence[str]
     champion_score: float
     candidate_score: float
-    judged: bool
+    scorer: str
     base: Sequence[str] = ()
     """Empty when the bare base is a side itself."""
     base_score: float | None = None
@@ -91,17 +91,17 @@ class ShownCase:
     @property
     def base_word(self) -> str:
         """What became of the bare base's answers; a judge does not look at them."""
-        return "" if self.base_score is None else _said(self.base_score, self.judged)
+        return "" if self.base_score is None else _said(self.base_score, self.scorer)
 
     @property
     def champion_word(self) -> str:
         """What became of the champion's answers."""
-        return _said(self.champion_score, self.judged)
+        return _said(self.champion_score, self.scorer)
 
     @property
     def candidate_word(self) -> str:
         """What became of the candidate's answers."""
-        return _said(self.candidate_score, self.judged)
+        return _said(self.candidate_score, self.scorer)
 
     @property
     def change(self) -> str:
@@ -163,7 +163,7 @@ def _case(one: Asked, index: int) -> ShownCase:
     return ShownCase(
         _clean(case.id), case.category or "", turns, _clean(case.wanted),
         [_clean(answer) for answer in one.champion[index]], [_clean(answer) for answer in one.candidate[index]],
-        one.scores["champion"][index], one.scores["candidate"][index], one.judged is not None,
+        one.scores["champion"][index], one.scores["candidate"][index], one.suite.scorer,
         [_clean(answer) for answer in one.base[index]] if one.base is not None else (),
         one.base_scores[index] if one.base_scores is not None else None,
     )  # fmt: skip
@@ -217,8 +217,10 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _said(score: float, judged: bool) -> str:
-    if judged:
+def _said(score: float, scorer: str) -> str:
+    if scorer == "exposure":
+        return f"leaves {100 * score:.0f} of 100 unexposed"
+    if scorer == "judge":
         return f"is worth {100 * score:.0f} of 100 to the judge"
     return {0.0: "fails", 1.0: "passes"}.get(score, f"passes {100 * score:.0f} % of its answers")
 

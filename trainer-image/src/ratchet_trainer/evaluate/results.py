@@ -57,6 +57,8 @@ class Asked:
     """What the judge made of the answers, if the suite's scorer is the judge."""
     level: Level | None = None
     """Of a target: the error rate that earlier looks at its cases left."""
+    measured: Mapping[str, Sequence[float]] | None = None
+    """For each side, case by case, the score of a suite whose cases are measured rather than answered."""
 
     @property
     def alpha(self) -> float:
@@ -66,6 +68,8 @@ class Asked:
     @cached_property
     def scores(self) -> Mapping[str, Sequence[float]]:
         """For each side, case by case, the share of its answers that pass, or what the judge says they are worth."""
+        if self.measured is not None:
+            return self.measured
         if self.judged is not None:
             return {"champion": self.judged.champion, "candidate": self.judged.candidate}
         return {"champion": self._scored(self.champion), "candidate": self._scored(self.candidate)}

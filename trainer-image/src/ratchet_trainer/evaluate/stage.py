@@ -6,6 +6,7 @@ Room: trainer. Touches storage, the suites' folder, the scratch folder and the d
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -21,11 +22,13 @@ from ratchet_api.reasons import Reason
 from ratchet_api.stage import EvaluateInput, Level, StageReport, attempt_uri
 from ratchet_api.version import Artifact, Provenance
 from ratchet_trainer.artifacts import tool_versions
+from ratchet_trainer.canaries import CANDIDATES, Planted, unexposed
 from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
 from ratchet_trainer.dataset import write_json
 from ratchet_trainer.errors import UserError
 from ratchet_trainer.evaluate import page
 from ratchet_trainer.evaluate.judge import Bench, Judged, calls_at_most, check_budget
+from ratchet_trainer.evaluate.memorisation import cases_of, exposures, planted_in, texts_of
 from ratchet_trainer.evaluate.memory import Asking, Memory
 from ratchet_trainer.evaluate.results import Asked, case_lines, cases_digest, read_results, report_document
 from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
@@ -49,7 +52,7 @@ def run(
 
     Raises StageError's children.
     """
-    cases = {suite.name: read_suite(suite, suites, store) for suite in stage.policy.suites}
+    cases, planted = _cases(stage, store, suites)
     bench = _bench(stage, store, cases)
     levels = {
         suite.name: stage.levels.of(cases_digest(cases[suite.name]))
@@ -69,13 +72,29 @@ def run(
         if adapter is not None:
             fetch_adapter(adapter, store, scratch / name)
             folders[name] = scratch / name
-    asked = _ask(stage, base, folders, cases, levels, progress, Memory(store, stage.identity.storage_uri), bench)
+    memory = Memory(store, stage.identity.storage_uri)
+    asked = _ask(stage, base, folders, cases, planted, levels, progress, memory, bench)
     folder = scratch / "report"
     _write(folder, stage, asked)
     inputs = {"recipe": recipe, "base": base.digest}
     inputs |= {name: adapter.digest for name, adapter in sides.items() if adapter is not None}
     numbers: dict[str, int | float | str] = {"cases": sum(len(found) for found in cases.values())}
     return _report(store, stage, uri, store.publish(folder, uri, "report", inputs, numbers))
+
+
+def _cases(
+    stage: EvaluateInput, store: Store, suites: Path | None
+) -> tuple[dict[str, list[Case]], Planted | None]:  # fmt: skip
+    """The cases of each suite, and what was planted for the one that looks for it. That has none when nothing was."""
+    planted = None
+    if any(suite.scorer == "exposure" for suite in stage.policy.suites):
+        planted = planted_in(stage.dataset, store)
+    cases: dict[str, list[Case]] = {}
+    for suite in stage.policy.suites:
+        cases[suite.name] = (
+            [*cases_of(planted)] if suite.scorer == "exposure" else read_suite(suite, suites, store)
+        )  # fmt: skip
+    return cases, planted
 
 
 def _recipe(stage: EvaluateInput, cases: dict[str, list[Case]], levels: dict[str, Level]) -> str:
@@ -86,6 +105,7 @@ def _recipe(stage: EvaluateInput, cases: dict[str, list[Case]], levels: dict[str
         "champion": _digest(stage.champion),
         "policy": stage.policy.dump(),
         "levels": {name: level.model_dump(mode="json") for name, level in levels.items()},
+        "dataset": None if stage.dataset is None else stage.dataset.digest,
         "cases": {
             name: [case.model_dump(mode="json", by_alias=True) for case in found] for name, found in cases.items()
         },
@@ -102,34 +122,51 @@ def _ask(
     base: LocalModel,
     adapters: dict[str, Path],
     cases: dict[str, list[Case]],
+    planted: Planted | None,
     levels: dict[str, Level],
     progress: Progress,
     memory: Memory,
     bench: Bench | None,
 ) -> list[Asked]:
     sides = _sides(stage)
-    questions = sum(len(cases[suite.name]) * suite.samples for suite in stage.policy.suites)
+    suites = [suite for suite in stage.policy.suites if suite.scorer != "exposure"]
+    questions = sum(len(cases[suite.name]) * suite.samples for suite in suites)
     models = _Models(stage, base, adapters, sides, memory, _Ticker(progress, len(sides) * questions))
     asked = []
+    confidence = float(stage.policy.confidence)
     for suite in stage.policy.suites:
+        if suite.scorer == "exposure":
+            asked += [] if planted is None else [_exposed(models, suite, cases[suite.name], planted, confidence)]
+            continue
         prompts = _prompts(models.tokenizer, suite, cases[suite.name])
         answers = {side: models.answers(side, suite, prompts) for side in sides}
         candidate = answers["candidate"]
         champion = answers.get("champion", candidate)
         judged = _judged(bench, suite, cases[suite.name], champion, candidate)
-        confidence = float(stage.policy.confidence)
         asked.append(
             Asked(
                 suite, cases[suite.name], champion, candidate, confidence, answers.get("base"), judged,
                 levels.get(suite.name),
             )
         )  # fmt: skip
-        result = asked[-1].compared
+    for one in asked:
+        result = one.compared
         log.info(
-            "suite %s: champion %.1f, candidate %.1f of 100 (%d better, %d worse of %d, p %.2g)", suite.name,
+            "suite %s: champion %.1f, candidate %.1f of 100 (%d better, %d worse of %d, p %.2g)", one.suite.name,
             100 * result.champion, 100 * result.candidate, result.better, result.worse, result.cases, result.p_value,
         )  # fmt: skip
     return asked
+
+
+def _exposed(
+    models: "_Models", suite: Suite, cases: Sequence[Case], planted: Planted, confidence: float
+) -> Asked:  # fmt: skip
+    """The suite that looks for what was planted."""
+    bits = models.exposures(planted)
+    said = {side: [[f"exposure {one:.1f} of {math.log2(CANDIDATES):.0f} bits"] for one in found]
+            for side, found in bits.items()}  # fmt: skip
+    scores = {side: [unexposed(one) for one in found] for side, found in bits.items()}
+    return Asked(suite, cases, said["champion"], said["candidate"], confidence, measured=scores)
 
 
 class _Models:
@@ -185,6 +222,17 @@ class _Models:
         if not suite.sealed:
             self._memory.keep(asking, found)
         return found
+
+    def exposures(self, planted: Planted) -> dict[str, list[float]]:
+        """Of each canary, in bits, to candidate and champion."""
+        switch, stops = self._loaded
+        texts = texts_of(self.tokenizer, planted, stops)
+        found: dict[str, list[float]] = {}
+        for side in ("candidate", "champion"):
+            if side in self._sides:
+                with switch(side) as active:
+                    found[side] = exposures(active, texts)
+        return found if "champion" in found else found | {"champion": found["candidate"]}
 
 
 def _sides(stage: EvaluateInput) -> dict[str, AdapterRef | None]:
@@ -287,12 +335,14 @@ def _write(folder: Path, stage: EvaluateInput, asked: Sequence[Asked]) -> None:
 def _report(store: Store, stage: EvaluateInput, uri: str, manifest: Manifest) -> StageReport:
     data = store.get(Location.parse(uri).child(REPORT))
     results = read_results(data or b'{"suites": []}')
+    unmeasured = {suite.name for suite in stage.policy.suites} - {result.name for result in results}
+    nothing = "".join(f"; {name} was not measured, as nothing was planted" for name in sorted(unmeasured))
     text = ", ".join(f"{r.name} {float(r.difference) * 100:+.1f} points (p {float(r.p_value):.2g})" for r in results)
     return StageReport(
         stage="evaluate",
         outcome="Succeeded",
         reason=Reason.SUCCEEDED,
-        message=f"against {stage.champion_version}: {text}",
+        message=f"against {stage.champion_version}: {text}{nothing}",
         artifact=Artifact(uri=uri, digest=manifest.digest),
         suites=results,
         provenance=Provenance(base_model_digest=manifest.inputs["base"], tools=manifest.tools or tool_versions()),
