@@ -33,8 +33,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["model", "adapter", "dataset", "report", "checkpoint"]
-    """What it is."""
+    kind: Literal["model", "adapter", "dataset", "report", "checkpoint", "part"]
+    """What it is; a part is what one of several workers made."""
     files: dict[str, FileEntry]
     """Path below the folder -> its digest; `manifest.json` itself is not among them."""
     inputs: dict[str, str] = Field(default_factory=dict)

@@ -279,6 +279,9 @@ class Curation(Model):
     """The mix against forgetting."""
     max_line_bytes: Annotated[int, Field(ge=1024, le=67_108_864)] = 1_048_576
     """A longer line of the sessions is quarantined, in bytes."""
+    parallelism: Annotated[int, Field(ge=1, le=64)] = 1
+    """Workers that share the session files: pods of one Indexed Job, each with the resources of `curateJob`. The
+    dataset is the same, to the byte."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(

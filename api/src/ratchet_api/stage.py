@@ -183,6 +183,8 @@ class StageReport(Observed):
     """A Reason."""
     message: str = ""
     """One sentence; for a failure, with the fix in it."""
+    partial: bool = False
+    """curate by several workers: this one's shard is done, and another one's report is the stage's."""
     artifact: Artifact | None = None
     """train: the adapter; evaluate: the report; curate: the dataset."""
     dataset: DatasetNumbers | None = None

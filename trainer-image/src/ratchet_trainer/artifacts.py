@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ratchet_api.artifacts import MANIFEST, FileEntry, Manifest
 from ratchet_trainer.errors import DataError, DigestMismatch
 
-Kind = Literal["model", "adapter", "dataset", "report", "checkpoint"]
+Kind = Literal["model", "adapter", "dataset", "report", "checkpoint", "part"]
 TOOLS = ("torch", "transformers", "peft", "tokenizers", "safetensors", "ratchet")
 
 

@@ -34,6 +34,8 @@ from ratchet_trainer.storage import Store
 
 log = logging.getLogger("ratchet")
 
+_INDEX = "JOB_COMPLETION_INDEX"
+"""Set in the pods of an Indexed Job (kubernetes.io/docs/concepts/workloads/controllers/job)."""
 _STAGES = {
     "curate": "sessions to a dataset",
     "train": "a dataset to a LoRA adapter",
@@ -213,8 +215,12 @@ def _dispatch(
 ) -> StageReport:  # fmt: skip
     match stage:
         case CurateInput():
+            from ratchet_trainer.curate import shards
             from ratchet_trainer.curate import stage as curate
 
+            index = os.environ.get(_INDEX)
+            if stage.curation.parallelism > 1 and index is not None:
+                return shards.run(stage, store, scratch, progress, options.suites, options.anchors, int(index))
             return curate.run(stage, store, scratch, progress, options.suites, options.anchors)
         case TrainInput():
             from ratchet_trainer.loading import quiet_libraries

@@ -44,7 +44,9 @@ _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _UNKNOWN = {"NotImplemented", "501"}
 _TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
-Input = Literal["model", "dataset", "adapter", "checkpoint"]
+_PIECE = 1 << 20
+
+Input = Literal["model", "dataset", "adapter", "checkpoint", "part"]
 """Kinds that stages read."""
 
 _MISSING: dict[Input, tuple[Reason, str, str]] = {
@@ -52,6 +54,7 @@ _MISSING: dict[Input, tuple[Reason, str, str]] = {
     "dataset": (Reason.MISSING_DATASET, "dataset", "dataset.uri"),
     "adapter": (Reason.MISSING_ADAPTER, "adapter", "adapter.uri"),
     "checkpoint": (Reason.INFRASTRUCTURE_ERROR, "checkpoint", "nothing"),
+    "part": (Reason.INFRASTRUCTURE_ERROR, "part", "nothing"),
 }
 
 
@@ -86,6 +89,9 @@ class StoredObject:
 
     location: Location
     size: int
+    """Bytes."""
+    etag: str
+    """What the server calls this content."""
 
 
 class Store:
@@ -142,6 +148,17 @@ class Store:
                 raise
         return True
 
+    def head(self, location: Location) -> StoredObject | None:
+        """An object as a listing has it; None when it is not there."""
+        with self._errors(location):
+            try:
+                found = self._client.head_object(Bucket=location.bucket, Key=location.key)
+            except ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                raise
+        return StoredObject(location, int(found["ContentLength"]), found["ETag"])
+
     def objects(self, folder: Location) -> Iterator[StoredObject]:
         """Every object below a folder, in the order of its keys (UTF-8)."""
         prefix = f"{folder.key}/" if folder.key else ""
@@ -149,7 +166,7 @@ class Store:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=folder.bucket, Prefix=prefix)
             for page in pages:
                 for entry in page.get("Contents", []):
-                    yield StoredObject(Location(folder.bucket, entry["Key"]), int(entry["Size"]))
+                    yield StoredObject(Location(folder.bucket, entry["Key"]), int(entry["Size"]), entry["ETag"])
 
     def folders(self, folder: Location) -> list[str]:
         """Names of the folders directly below one."""
@@ -172,6 +189,21 @@ class Store:
                     return False
                 raise
         return True
+
+    def download_as_listed(self, found: StoredObject, path: Path) -> bool:
+        """An object into a file; False when it is not there, or is another one than when it was listed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = found.location
+        with self._errors(place):
+            try:
+                body = self._client.get_object(Bucket=place.bucket, Key=place.key, IfMatch=found.etag)["Body"]
+                with path.open("wb") as out:
+                    shutil.copyfileobj(body, out, _PIECE)
+            except ClientError as error:
+                if _code(error) in _ABSENT | _TAKEN:
+                    return False
+                raise
+        return path.stat().st_size == found.size
 
     def manifest(self, uri: str, kind: Kind) -> Manifest | None:
         """The manifest that closes an artifact; None when there is no finished artifact."""

@@ -28,31 +28,65 @@ from ratchet_api.version import Artifact, Provenance
 from ratchet_trainer.artifacts import build_manifest, file_entry, tool_versions
 from ratchet_trainer.canaries import Planted, plant
 from ratchet_trainer.chat import Message
-from ratchet_trainer.curate.curated import Curated, build
+from ratchet_trainer.curate.curated import Curated, finished
 from ratchet_trainer.curate.erasures import read_erasures
+from ratchet_trainer.curate.mapped import Mapped, mapped
 from ratchet_trainer.curate.pipeline import MOST_UNREADABLE, Counts, SessionFile, Settings, examples_of
 from ratchet_trainer.curate.readers import suffix_of
 from ratchet_trainer.curate.text import HeldOut
 from ratchet_trainer.dataset import read_rows
 from ratchet_trainer.errors import DataError, Missing, UserError
 from ratchet_trainer.metrics import Progress
-from ratchet_trainer.storage import Location, Store
+from ratchet_trainer.storage import Location, Store, StoredObject
 from ratchet_trainer.suites import read_suite
 
 log = logging.getLogger("ratchet")
 
+RUNS = "datasets/.runs"
+"""What each run came to, by what it went by."""
 _SUFFIXES = (".jsonl.zst", ".jsonl")
-_DOWNLOADS = 8
+DOWNLOADS = 8
 """Session files fetched at the same time: there may be thousands, and each waits for the network."""
 _DAY = re.compile(r"(?:^|/)(?:dt=)?(\d{4}-\d\d-\d\d)/")
 
 
 @dataclass(frozen=True)
-class _Fetched:
+class Fetched:
     """A file on disk, and where it came from."""
 
     file: SessionFile
     sha256: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run goes by beside the sessions."""
+
+    cases: Sequence[str]
+    """Held-out texts."""
+    anchors: Sequence[Sequence[Message]]
+    withdrawn: bytes
+    """The erasure list."""
+    settings: Settings
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The cases, to be asked."""
+        return HeldOut(self.cases, self.settings.curation.decontamination)
+
+
+def given(stage: CurateInput, store: Store, suites: Path | None, anchors: Path | None) -> Given:
+    """Reads it. Raises StageError's children."""
+    cases = [
+        case.question
+        for suite in stage.suites
+        if suite.scorer != "exposure"  # whose cases are planted
+        for case in read_suite(suite, suites, store)
+    ]
+    anchor_rows = read_anchors(stage.curation.anchors is not None, anchors)
+    place = Location.parse(stage.identity.storage_uri).child(ERASURES)
+    withdrawn = store.get(place) or b""
+    return Given(cases, anchor_rows, withdrawn, _settings(stage, read_erasures(withdrawn, place.uri)))
 
 
 def run(
@@ -62,43 +96,42 @@ def run(
 
     Raises StageError's children.
     """
-    cases = [
-        case.question
-        for suite in stage.suites
-        if suite.scorer != "exposure"  # whose cases are planted below
-        for case in read_suite(suite, suites, store)
-    ]
-    held_out = HeldOut(cases, stage.curation.decontamination)
-    anchor_rows = read_anchors(stage.curation.anchors is not None, anchors)
-    root = Location.parse(stage.identity.storage_uri)
-    withdrawn = store.get(root.child(ERASURES)) or b""
-    erased = read_erasures(withdrawn, root.child(ERASURES).uri)
+    by = given(stage, store, suites, anchors)
     # The sessions of a window that has ended do not change; other people's files, and who withdraws, may.
     imported = [found for index, source in enumerate(stage.sessions.sources)
                 for found in _download_source(stage, index, source, store, scratch / "sources")]  # fmt: skip
-    remembered = root.child(f"datasets/.runs/{_key(stage, suites, anchors, withdrawn, imported)}.json")
-    if (known := _remembered(store, remembered)) is not None:
-        log.info("this run is curated already: %s", known.message)
+    key = recipe_of(stage, suites, anchors, by.withdrawn, imported)
+    place = Location.parse(stage.identity.storage_uri).child(f"{RUNS}/{key}.json")
+    if (known := remembered(store, place)) is not None:
         return known
 
     fetched = [*_download_sessions(stage, store, scratch / "sessions"), *imported]
-    files = [found.file for found in fetched]
-    settings, counts = _settings(stage, erased), Counts()
-    examples = examples_of(settings, files, progress.update, counts)
-    curated = build(settings, counts, examples, held_out, anchor_rows, _planted(stage))
+    counts = Counts()
+    examples = examples_of(by.settings, [found.file for found in fetched], progress.update, counts)
+    found = mapped(by.settings, examples, counts, by.held_out)
+    return concluded(stage, store, scratch, by, found, fetched, place)
+
+
+def concluded(
+    stage: CurateInput, store: Store, scratch: Path, by: Given, found: Mapped, fetched: Sequence[Fetched],
+    place: Location,
+) -> StageReport:  # fmt: skip
+    """From the examples of all files to the report, which is remembered at `place`."""
+    counts = found.counts
+    curated = finished(by.settings, found, by.held_out, by.anchors, _planted(stage))
     if counts.broken:
         raise DataError(
             f"{counts.quarantine.total} of {counts.lines} lines of the sessions from {_since(stage):%Y-%m-%d} to "
             f"{stage.until:%Y-%m-%d} are unreadable, more than {MOST_UNREADABLE:.0%}: {counts.funnel.summary()}; "
             f"look at what writes the files below {stage.identity.storage_uri}/{SESSIONS_PREFIX}/"
-            + (" and at sessions.sources" if imported else "")
+            + (" and at sessions.sources" if any(one.file.source is not None for one in fetched) else "")
         )
     if curated.learnable < stage.min_examples or not curated.enough:
         return _skipped(stage, curated)
     folder = scratch / "dataset"
     curated.write(folder, stage.base_model)
     report = _publish(stage, store, folder, curated, _inputs(stage, fetched))
-    store.put(remembered, report.encode())
+    store.put(place, report.encode())
     return report
 
 
@@ -119,8 +152,8 @@ def _planted(stage: CurateInput) -> Planted | None:
     return plant(seed, repeats=1 + stage.curation.variations)
 
 
-def _key(
-    stage: CurateInput, suites: Path | None, anchors: Path | None, withdrawn: bytes, imported: Sequence[_Fetched]
+def recipe_of(
+    stage: CurateInput, suites: Path | None, anchors: Path | None, withdrawn: bytes, imported: Sequence[Fetched]
 ) -> str:
     """Hash of all that determines the dataset, but the sessions themselves: those of a window that has ended."""
     recipe = stage.model_dump_json(exclude={"identity": {"attempt"}})
@@ -136,12 +169,12 @@ def _key(
     return digest.hexdigest()
 
 
-def _digest_of(files: Sequence[_Fetched]) -> str:
+def _digest_of(files: Sequence[Fetched]) -> str:
     names = sorted(f"{found.sha256}  {found.file.name}\n" for found in files)
     return "sha256:" + hashlib.sha256("".join(names).encode()).hexdigest()
 
 
-def _inputs(stage: CurateInput, fetched: Sequence[_Fetched]) -> Mapping[str, str]:
+def _inputs(stage: CurateInput, fetched: Sequence[Fetched]) -> Mapping[str, str]:
     """What the dataset was made from, for its manifest: the sessions, and each source, by digest of their files."""
     by_source = {SESSIONS_PREFIX: [found for found in fetched if found.file.source is None]}
     for source in stage.sessions.sources:
@@ -149,7 +182,8 @@ def _inputs(stage: CurateInput, fetched: Sequence[_Fetched]) -> Mapping[str, str
     return {name: _digest_of(files) for name, files in by_source.items()}
 
 
-def _remembered(store: Store, place: Location) -> StageReport | None:
+def remembered(store: Store, place: Location) -> StageReport | None:
+    """What a run that went by the same came to; None when there was none that made a dataset."""
     data = store.get(place)
     if data is None:
         return None
@@ -160,6 +194,7 @@ def _remembered(store: Store, place: Location) -> StageReport | None:
         return None
     if report.artifact is None or store.manifest(report.artifact.uri, "dataset") is None:
         return None
+    log.info("this run is curated already: %s", report.message)
     return report
 
 
@@ -186,18 +221,30 @@ def _since(stage: CurateInput) -> datetime:
     return stage.until - stage.sessions.window
 
 
-def _download_sessions(stage: CurateInput, store: Store, folder: Path) -> list[_Fetched]:
-    """The session files of the window's days, in the order of their keys; named by their keys below sessions/.
+def session_objects(stage: CurateInput, store: Store) -> list[StoredObject]:
+    """The session files of the window's days, in the order of their keys.
 
     A day more at either end: a file bears the day on which it was begun, a record that of its own clock.
     """
-    root = Location.parse(stage.identity.storage_uri).child(SESSIONS_PREFIX)
+    root = _sessions(stage)
     first, last = _days(stage)
     days = [name for name in store.folders(root) if first <= name.removeprefix("dt=") <= last and name[:3] == "dt="]
-    found = [o.location for day in days for o in store.objects(root.child(day)) if o.location.key.endswith(_SUFFIXES)]
-    fetched = _download(store, found, folder, f"{root.key}/", None)
-    log.info("%d session files of %d days", len(fetched), len(days))
-    return fetched
+    found = [o for day in days for o in store.objects(root.child(day)) if o.location.key.endswith(_SUFFIXES)]
+    log.info("%d session files of %d days", len(found), len(days))
+    return found
+
+
+def name_of(stage: CurateInput, place: Location, source: Source | None) -> str:
+    """What a file is called: ours by their keys below sessions/, others by where they lie."""
+    return place.uri if source is not None else place.key.removeprefix(f"{_sessions(stage).key}/")
+
+
+def _sessions(stage: CurateInput) -> Location:
+    return Location.parse(stage.identity.storage_uri).child(SESSIONS_PREFIX)
+
+
+def _download_sessions(stage: CurateInput, store: Store, folder: Path) -> list[Fetched]:
+    return _download(stage, store, session_objects(stage, store), folder, None)
 
 
 def _days(stage: CurateInput) -> tuple[str, str]:
@@ -205,36 +252,50 @@ def _days(stage: CurateInput) -> tuple[str, str]:
     return first, (stage.until.astimezone(UTC) + timedelta(days=1)).date().isoformat()
 
 
-def _download_source(stage: CurateInput, index: int, source: Source, store: Store, folder: Path) -> list[_Fetched]:
+def source_objects(stage: CurateInput, index: int, store: Store) -> list[StoredObject]:
     """The files of a source: the object itself, or all below the folder that are readable by their names and, where
     folders bear dates, of the window's days. Raises Missing when there is none at all."""
-    place = Location.parse(source.uri)
+    place = Location.parse(stage.sessions.sources[index].uri)
     first, last = _days(stage)
-    there = [place] if suffix_of(place.key) else [o.location for o in store.objects(place) if suffix_of(o.location.key)]
-    days = {location: _DAY.search(location.key.removeprefix(place.key)) for location in there}
-    wanted = [location for location, day in days.items() if day is None or first <= day[1] <= last]
-    fetched = _download(store, wanted, folder / str(index), f"{place.key}/", source)
-    if not there or (wanted and not fetched):
-        raise Missing(
-            Reason.MISSING_DATASET,
-            f"sessions.sources[{index}].uri: there is no .jsonl, .ndjson or .json file (plain, .gz or .zst) at "
-            f"{source.uri}: put them there, or correct the uri",
-        )
+    if suffix_of(place.key):
+        one = store.head(place)
+        there = [] if one is None else [one]
+    else:
+        there = [o for o in store.objects(place) if suffix_of(o.location.key)]
+    if not there:
+        raise _no_file(stage, index)
+    days = {found: _DAY.search(found.location.key.removeprefix(place.key)) for found in there}
+    return [found for found, day in days.items() if day is None or first <= day[1] <= last]
+
+
+def _no_file(stage: CurateInput, index: int) -> Missing:
+    return Missing(
+        Reason.MISSING_DATASET,
+        f"sessions.sources[{index}].uri: there is no .jsonl, .ndjson or .json file (plain, .gz or .zst) at "
+        f"{stage.sessions.sources[index].uri}: put them there, or correct the uri",
+    )
+
+
+def _download_source(stage: CurateInput, index: int, source: Source, store: Store, folder: Path) -> list[Fetched]:
+    wanted = source_objects(stage, index, store)
+    fetched = _download(stage, store, wanted, folder / str(index), source)
+    if wanted and not fetched:
+        raise _no_file(stage, index)
     log.info("%d files of %s", len(fetched), source.uri)
     return fetched
 
 
 def _download(
-    store: Store, places: Sequence[Location], folder: Path, prefix: str, source: Source | None
-) -> list[_Fetched]:
+    stage: CurateInput, store: Store, found: Sequence[StoredObject], folder: Path, source: Source | None
+) -> list[Fetched]:
+    places = [one.location for one in found]
     # Numbered, because names in storage are not bound to what a file system takes.
     local = [folder / f"{index}{suffix_of(place.key)}" for index, place in enumerate(places)]
-    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
         there = list(pool.map(store.download, places, local))
-    names = [place.key.removeprefix(prefix) if source is None else place.uri for place in places]
     return [
-        _Fetched(SessionFile(name, path, source), file_entry(path).sha256)
-        for name, path, got in zip(names, local, there, strict=True)
+        Fetched(SessionFile(name_of(stage, place, source), path, source), file_entry(path).sha256)
+        for place, path, got in zip(places, local, there, strict=True)
         if got
     ]
 
