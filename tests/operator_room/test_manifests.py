@@ -140,9 +140,14 @@ def stage(of: ImprovementCycle, name: str) -> list[dict[str, Any]]:
     return [stages.config_map(request), stages.job(request)]
 
 
+def sharded() -> ImprovementCycle:
+    return cycle(curation={"parallelism": 4})
+
+
 CASES: dict[str, list[dict[str, Any]]] = {
     "curate": stage(plain(), "curate"),
     "curate-rich": stage(rich(), "curate"),
+    "curate-by-workers": stage(sharded(), "curate"),
     "train": stage(plain(), "train"),
     "train-rich": stage(rich(), "train"),
     "evaluate": stage(plain(), "evaluate"),

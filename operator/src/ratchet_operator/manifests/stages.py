@@ -3,7 +3,8 @@
 Room: operator, manifests. Pure.
 
 Retries are the operator's (they belong to the owner and survive their Jobs), so the Job itself never retries: its
-podFailurePolicy only makes the reason of its end readable.
+podFailurePolicy only makes the reason of its end readable. Several workers of one stage are an Indexed Job, of which a
+pod that has to give way to others is made again.
 """
 
 import math
@@ -135,7 +136,7 @@ def job(request: StageRequest) -> JSON:
             "backoffLimit": 0,
             "activeDeadlineSeconds": max(1, math.ceil(request.job.deadline.total_seconds())),
             "ttlSecondsAfterFinished": math.ceil(request.job.ttl.total_seconds()),
-            "podFailurePolicy": {"rules": _failure_rules()},
+            **_workers(request),
             "template": {
                 "metadata": {
                     "labels": pods.pod_labels(labels(request), overrides),
@@ -152,10 +153,20 @@ def queued(metadata: JSON, queue: str | None) -> JSON:
     return metadata if queue is None else metadata | {"labels": {**metadata["labels"], QUEUE_LABEL: queue}}
 
 
-def _failure_rules() -> list[JSON]:
+def _workers(request: StageRequest) -> JSON:
+    """How many pods there are, and what becomes of the Job when one of them fails."""
+    count = request.input.curation.parallelism if isinstance(request.input, CurateInput) else 1
+    if count == 1:
+        return {"podFailurePolicy": {"rules": _failure_rules("FailJob")}}
+    # The others go on while the pod of an index that had to give way is made again.
+    shared = {"completionMode": "Indexed", "completions": count, "parallelism": count}
+    return shared | {"podFailurePolicy": {"rules": _failure_rules("Ignore")}}
+
+
+def _failure_rules(disrupted: Literal["FailJob", "Ignore"]) -> list[JSON]:
     final = [int(ExitCode.USER_ERROR), int(ExitCode.DATA_ERROR), int(ExitCode.BUG)]
     return [
-        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": disrupted, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {
             "action": "FailJob",
             "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": final},

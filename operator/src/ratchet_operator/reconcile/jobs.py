@@ -14,7 +14,7 @@ from ratchet_api.data import Anchors, ConfigMapKey
 from ratchet_api.evaluation import Suite
 from ratchet_api.judge import KEY_ENV, Judge, under_test
 from ratchet_api.reasons import Reason
-from ratchet_api.stage import StageReport
+from ratchet_api.stage import ExitCode, StageReport
 from ratchet_api.version import StageStatus
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.objects import ConfigMap, ContainerStatus, Job, Pod, Secret
@@ -25,6 +25,10 @@ from ratchet_operator.manifests.stages import CONTAINER, QUEUE_LABEL, StageReque
 
 UNSCHEDULABLE_AFTER = timedelta(seconds=10)
 """An autoscaler or a finishing pod may make room; after this time it is worth saying."""
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+"""Of a pod of an Indexed Job: the worker's, or the node's, number."""
+_CAUSES = {int(ExitCode.PREEMPTED): 2, int(ExitCode.TRY_AGAIN): 1}
+"""Who is taken down with another one ends with these codes, which are the cause of nothing else."""
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
@@ -51,24 +55,47 @@ def seen(found: Job, pods: list[Pod], now: datetime) -> JobSeen:
         return JobSeen(uid, waiting=why, running_since=running_since(pod))
     ended = [(pod, status) for pod in pods for status in main(pod) if status.ended is not None]
     if failed is None:
-        if pods and not ended:
-            # A Job is complete because its pod is: this list of pods is older than the Job, and brings no report yet.
+        reports = [reported(status) for _, status in ended if status.ended is not None and status.ended.exit_code == 0]
+        whole = next((one for one in reports if one is not None and not one.partial), None)
+        if whole is None and any(map(_goes_on, pods)):
+            # A Job is complete because its pods are: this list of pods is older than the Job, and brings no report yet.
             return JobSeen(uid, running_since=running_since(max(pods, key=age)))
-        good = next(((p, s) for p, s in ended if s.ended is not None and s.ended.exit_code == 0), None)
-        return JobSeen(uid, "Complete", pod_gone=not pods, exit_code=0, report=reported(good[1]) if good else None)
-    last = max(ended, key=lambda pair: age(pair[0]), default=None)
-    end = last[1].ended if last is not None else None
+        # Of several workers one puts together what all have made; if only the others' pods are there, its pod is gone.
+        gone = not pods or (whole is None and any(one is not None for one in reports))
+        return JobSeen(uid, "Complete", pod_gone=gone, exit_code=0, report=whole)
+    bad = _to_blame(ended)
+    end = bad[1].ended if bad is not None else None
     return JobSeen(
         uid,
         "Failed",
         pod_gone=not pods,
         exit_code=end.exit_code if end is not None else None,
         oom_killed=end is not None and end.reason == "OOMKilled",
-        disruption=disrupted(pods) or "DisruptionTarget" in failed.message,
+        disruption=disrupted(pods if bad is None else [bad[0]]) or "DisruptionTarget" in failed.message,
         deadline=failed.reason == "DeadlineExceeded",
-        report=reported(last[1]) if last is not None else None,
-        message=words(failed.message, last[1] if last is not None else None),
+        report=reported(bad[1]) if bad is not None else None,
+        message=words(failed.message, bad[1] if bad is not None else None),
     )
+
+
+def _goes_on(pod: Pod) -> bool:
+    return pod.status.phase not in ("Succeeded", "Failed") and all(one.ended is None for one in main(pod))
+
+
+def _to_blame(ended: list[tuple[Pod, ContainerStatus]]) -> tuple[Pod, ContainerStatus] | None:
+    """Whose end was the Job's: the latest pod's; of several workers, the first that ended for a reason of its own."""
+    if not any(INDEX_LABEL in pod.metadata.labels for pod, _ in ended):
+        return max(ended, key=lambda pair: age(pair[0]), default=None)
+    bad = [pair for pair in ended if pair[1].ended is not None and pair[1].ended.exit_code]
+    return min(bad, key=lambda pair: blame(pair[1]), default=None)
+
+
+def blame(container: ContainerStatus) -> tuple[int, str]:
+    """Of containers of which one took the others down: the least is the first that ended for a reason of its own."""
+    end = container.ended
+    assert end is not None
+    when = end.finished_at.isoformat() if end.finished_at is not None else ""
+    return _CAUSES.get(end.exit_code, 0), when
 
 
 def podless(kind: Literal["job", "trainjob"], found: Job, now: datetime) -> Remark | None:

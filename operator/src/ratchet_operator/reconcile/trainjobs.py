@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.reasons import Reason
-from ratchet_api.stage import ExitCode
 from ratchet_operator.clients.kube import Kube
-from ratchet_operator.clients.objects import ContainerStatus, Pod, TrainJob
+from ratchet_operator.clients.objects import Pod, TrainJob
 from ratchet_operator.domain import stages
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.stages import JobSeen
@@ -21,11 +20,6 @@ from ratchet_operator.reconcile import jobs
 
 if TYPE_CHECKING:
     from ratchet_operator.reconcile.version import VersionPass
-
-INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-"""Of a pod of an Indexed Job: the node's number."""
-_CAUSES = {int(ExitCode.PREEMPTED): 2, int(ExitCode.TRY_AGAIN): 1}
-"""A node that is lost takes the others down: they end with these codes, which are the cause of nothing else."""
 
 
 async def observe(kube: Kube, namespace: str, owner_uid: str, name: str, now: datetime) -> JobSeen | None:
@@ -40,7 +34,7 @@ async def observe(kube: Kube, namespace: str, owner_uid: str, name: str, now: da
 def seen(found: TrainJob, pods: list[Pod], now: datetime) -> JobSeen:
     """A TrainJob and its pods as the domain sees them."""
     uid, failed = found.metadata.uid, found.condition("Failed")
-    leaders = [pod for pod in pods if pod.metadata.labels.get(INDEX_LABEL) == "0"]
+    leaders = [pod for pod in pods if pod.metadata.labels.get(jobs.INDEX_LABEL) == "0"]
     leader = max(leaders, key=jobs.age, default=None)
     if failed is None and found.condition("Complete") is None:
         if found.spec.suspend:
@@ -57,7 +51,7 @@ def seen(found: TrainJob, pods: list[Pod], now: datetime) -> JobSeen:
         good = next((one for one in mine if one.ended is not None and one.ended.exit_code == 0), None)
         report = jobs.reported(good) if good is not None else None
         return JobSeen(uid, "Complete", pod_gone=leader is None, exit_code=0, report=report)
-    first = min((one for one in ended if one.ended is not None and one.ended.exit_code), key=_blame, default=None)
+    first = min((one for one in ended if one.ended is not None and one.ended.exit_code), key=jobs.blame, default=None)
     end = first.ended if first is not None else None
     return JobSeen(
         uid,
@@ -70,14 +64,6 @@ def seen(found: TrainJob, pods: list[Pod], now: datetime) -> JobSeen:
         report=jobs.reported(first) if first is not None else None,
         message=jobs.words(failed.message, first),
     )
-
-
-def _blame(container: ContainerStatus) -> tuple[int, str]:
-    """The first one that ended for a reason of its own comes first."""
-    end = container.ended
-    assert end is not None
-    when = end.finished_at.isoformat() if end.finished_at is not None else ""
-    return _CAUSES.get(end.exit_code, 0), when
 
 
 async def missing(kube: Kube, cycle: ImprovementCycle) -> Remark | None:
