@@ -60,7 +60,7 @@ def look(data: bytes, folder: Path) -> None:
     counts = Counts()
     examples = examples_of(SETTINGS, [SessionFile(path.name, path, source)], lambda done, files: None, counts)
     try:
-        build(SETTINGS, counts, examples, HELD_OUT, []).statistics()
+        build(SETTINGS, counts, examples, HELD_OUT, [], None).statistics()
     except StageError:
         return
     for step in counts.funnel.steps:

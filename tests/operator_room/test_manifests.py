@@ -60,6 +60,15 @@ def rich() -> ImprovementCycle:
             "scorer": "judge",
             "cases": {"storage": {"uri": "s3://ratchet/suites/tone.jsonl", "digest": "sha256:" + "e" * 64}},
         },
+        {
+            "name": "exam",
+            "role": "guardrail",
+            "scorer": "lmEval",
+            "cases": {
+                "storage": {"uri": "s3://ratchet/suites/exam.jsonl", "digest": "sha256:" + "e" * 64},
+                "task": {"name": "suites", "key": "exam.yaml"},
+            },
+        },
     ]
     judge = {"url": "https://judge.example.com/v1", "model": "judge-70b", "credentialsSecret": {"name": "judge"}}
     job = {"resources": GPU, "pod": OVERRIDES, "deadline": "2h", "ttl": "10m"}

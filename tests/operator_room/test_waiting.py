@@ -115,6 +115,25 @@ async def test_suites_that_nothing_could_be_judged_by(fake_world: World, cases: 
     assert sorted(await world.jobs()) == ["assistant-1-curate-0", "recipe-train-0"]
 
 
+async def test_a_task_of_the_harness_is_looked_for_and_its_documents_have_ids_of_their_own(fake_world: World) -> None:
+    world = fake_world
+    await world.storage()
+    await world.suites("house.jsonl", cases='{"id": "a"}\n{"id": "a"}')
+    manifest = cycle_manifest(world.namespace)
+    (suite,) = manifest["spec"]["evaluation"]["suites"]
+    suite |= {"scorer": "lmEval", "cases": suite["cases"] | {"task": {"name": "suites", "key": "house.yaml"}}}
+    await world.apply(manifest)
+    await world.settle()
+    await world.annotate("run", "now")
+    await world.settle()
+    state, reason, message = await stalled(world, "")
+    assert (state, reason) == ("True", "MissingConfigMap")
+    assert "evaluation.suites[house].cases.task" in message
+    await world.suites("house.jsonl", "house.yaml", cases='{"id": "a"}\n{"id": "a"}')
+    await world.settle()
+    assert list(await world.jobs()) == ["assistant-1-curate-0"]
+
+
 async def test_a_missing_bucket_is_waited_for_and_costs_no_attempt(fake_world: World) -> None:
     world = fake_world
     await serving(world)

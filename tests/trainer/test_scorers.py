@@ -69,7 +69,8 @@ def test_answers(scorer: Scorer, fields: dict[str, Any], answer: str, passes: bo
 
 
 def test_every_scorer_of_the_vocabulary_has_cases_and_an_example() -> None:
-    assert set(CASES) == set(get_args(Scorer))
+    # Canaries come from the training set, and a task says itself what its documents are.
+    assert set(CASES) == set(get_args(Scorer)) - {"exposure", "lmEval"}
     for kind in CASES.values():
         assert isinstance(kind.model_validate_json(kind.example), Case)
 

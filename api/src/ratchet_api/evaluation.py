@@ -13,7 +13,7 @@ from ratchet_api.data import ConfigMapKey
 from ratchet_api.judge import Judge
 from ratchet_api.training import StageJob
 
-Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema", "judge", "exposure"]
+Scorer = Literal["keywords", "exact", "regex", "numeric", "jsonSchema", "judge", "exposure", "lmEval"]
 """How an answer is judged: it passes or fails; by a judge also in between, and exposure is measured."""
 Builtin = Literal["general", "format", "identity", "memorisation"]
 """Suites that the trainer image carries. general: 60 questions of arithmetic, facts, reasoning and following
@@ -54,6 +54,9 @@ class Cases(Model):
     """A key of a ConfigMap in the cycle's namespace."""
     storage: StoredCases | None = None
     """A file in object storage, for more cases than a ConfigMap holds (1 MiB)."""
+    task: ConfigMapKey | None = None
+    """With scorer: lmEval: the YAML of a task of lm-evaluation-harness. The cases are its documents, and it says what
+    is asked of each and what is right."""
     builtin: Builtin | None = None
     """Cases that the trainer image carries: general (with scorer: regex), format (with scorer: jsonSchema) or identity
     (with scorer: keywords). Or memorisation (with scorer: exposure): invented secrets that curation plants into each
@@ -95,7 +98,8 @@ class Suite(Model):
     one of "expected"; regex: match "pattern" (RE2); numeric: its last number within "tolerance" of "number";
     jsonSchema: be JSON that fits "schema" (draft 2020-12); judge: be better than "reference", or without one than the
     other side's answer, as `evaluation.judge` sees it. exposure is of builtin: memorisation, whose score is 1 for a
-    planted secret that is the least likely of 512 alike, and 0 for one that is the likeliest."""
+    planted secret that is the least likely of 512 alike, and 0 for one that is the likeliest. lmEval: what `cases.task`
+    says, multiple_choice or generate_until."""
     margin: Fraction = Decimal("0.05")
     """guardrail only: the largest loss of score that is acceptable."""
     slice_margin: Fraction = Decimal("0.1")
@@ -125,6 +129,14 @@ class Suite(Model):
                 "[self.cases.builtin]",
                 "scorer: write regex for the built-in cases general, jsonSchema for format, keywords for identity and "
                 "exposure for memorisation",
+            ),
+            rule(
+                "has(self.cases.task) == (has(self.scorer) && self.scorer == 'lmEval')",
+                "cases.task: name the task's YAML with scorer: lmEval, and only then",
+            ),
+            rule(
+                "!has(self.scorer) || self.scorer != 'lmEval' || double(self.temperature) == 0.0",
+                "temperature: a task of lm-evaluation-harness is answered by the likeliest words; leave it out",
             ),
             rule(
                 "!has(self.scorer) || self.scorer != 'exposure' || has(self.cases.builtin) && "

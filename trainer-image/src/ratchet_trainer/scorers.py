@@ -155,7 +155,7 @@ class RegexCase(Case):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, value: str) -> str:
-        _compiled(value)
+        compiled(value)
         return value
 
     @property
@@ -213,10 +213,10 @@ class SchemaCase(Case):
             if key in _REFERENCES:
                 _check_reference(resolver, found)
             elif key == "pattern" and isinstance(found, str):
-                _compiled(found)
+                compiled(found)
             elif key == "patternProperties" and isinstance(found, dict):
                 for pattern in found:
-                    _compiled(pattern)
+                    compiled(pattern)
         return value
 
     @property
@@ -273,9 +273,8 @@ CASES: dict[Scorer, type[Case]] = {
     "numeric": NumericCase,
     "jsonSchema": SchemaCase,
     "judge": JudgeCase,
-    "exposure": ExposureCase,
 }
-"""Scorer, as a suite names it, and its kind of case."""
+"""Scorer, as a suite names it, and its kind of case, for those whose cases are lines of their own."""
 
 
 # A sign counts only where no digit or letter precedes it: "3-4" holds 4, not -4.
@@ -293,7 +292,8 @@ def last_number(text: str) -> Decimal | None:
         return None
 
 
-def _compiled(pattern: str) -> Any:
+def compiled(pattern: str) -> Any:
+    """A pattern in RE2's syntax, with its memory bounded. Raises ValueError with what to write."""
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _PATTERN_MEMORY
@@ -308,7 +308,7 @@ def _compiled(pattern: str) -> Any:
 
 
 def _found(pattern: str, text: str) -> bool:
-    return _compiled(pattern).search(text) is not None
+    return compiled(pattern).search(text) is not None
 
 
 def _walk(value: JsonValue) -> Iterator[tuple[str, JsonValue]]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ratchet_api.evaluation import Cases, StoredCases, Suite
 from ratchet_api.reasons import Reason
+from ratchet_trainer import harness
 from ratchet_trainer.dataset import first_error, numbered_lines
 from ratchet_trainer.errors import DigestMismatch, Missing, UserError
 from ratchet_trainer.scorers import CASES, Case
@@ -25,6 +26,8 @@ def read_suite(suite: Suite, folder: Path | None, store: Store | None) -> list[C
     Raises UserError naming suite, line and what to write; Missing or DigestMismatch for a file in storage that is not
     there or is another one.
     """
+    if suite.scorer == "lmEval":
+        return _of_task(suite, folder, store)
     kind = CASES[suite.scorer]
     cases: dict[str, Case] = {}
     for number, line in _lines(suite, folder, store):
@@ -41,6 +44,16 @@ def read_suite(suite: Suite, folder: Path | None, store: Store | None) -> list[C
     if not cases:
         raise UserError(f"suite {suite.name} has no cases: write one JSON object a line, such as {kind.example}")
     return list(cases.values())
+
+
+def _of_task(suite: Suite, folder: Path | None, store: Store | None) -> list[Case]:
+    if folder is None or not (path := folder / f"{suite.name}.yaml").is_file():
+        raise UserError(f"suite {suite.name}: its task is not mounted (--suites DIR); name its ConfigMap and key")
+    task = harness.read_task(path.read_bytes(), suite)
+    cases = harness.cases_of(task, suite, list(_lines(suite, folder, store)))
+    if not cases:
+        raise UserError(f"suite {suite.name} has no cases: write one document a line, such as {harness.EXAMPLE}")
+    return cases
 
 
 def _lines(suite: Suite, folder: Path | None, store: Store | None) -> Iterator[tuple[int, bytes]]:

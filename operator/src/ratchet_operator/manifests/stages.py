@@ -185,7 +185,7 @@ def pod(request: StageRequest) -> JSON:
     main["volumeMounts"].append(pods.mount("stage", pods.STAGE_DIR))
     main["ports"] = [{"name": "metrics", "containerPort": METRICS_PORT}]
     main["resources"] = pods.resources(request.job.resources)
-    if any(suite.cases.config_map is not None for suite in request.suites):
+    if any(suite.cases.config_map is not None or suite.cases.task is not None for suite in request.suites):
         spec["volumes"].append(_suites_volume(request.suites))
         main["volumeMounts"].append(pods.mount("suites", SUITES_DIR))
         main["args"] += ["--suites", SUITES_DIR]
@@ -246,10 +246,11 @@ def _args() -> list[str]:
 
 
 def _suites_volume(suites: Sequence[Suite]) -> JSON:
-    keys = [(suite.name, suite.cases.config_map) for suite in suites]
+    keys = [(f"{suite.name}.jsonl", suite.cases.config_map) for suite in suites]
+    keys += [(f"{suite.name}.yaml", suite.cases.task) for suite in suites]
     sources = [
-        {"configMap": {"name": key.name, "items": [{"key": key.key, "path": f"{suite}.jsonl"}]}}
-        for suite, key in keys
+        {"configMap": {"name": key.name, "items": [{"key": key.key, "path": path}]}}
+        for path, key in keys
         if key is not None
     ]
     return {"name": "suites", "projected": {"sources": sources}}

@@ -3,7 +3,7 @@
 Room: operator, reconcile. Shared by curate, train and evaluate.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -196,7 +196,7 @@ async def create(kube: Kube, request: StageRequest) -> bool:
 
 
 async def missing(
-    kube: Kube, cycle: ImprovementCycle, suites: Iterable[Suite] = (), anchors: Anchors | None = None
+    kube: Kube, cycle: ImprovementCycle, suites: Sequence[Suite] = (), anchors: Anchors | None = None
 ) -> Remark | None:
     """What the spec names and is not there or cannot be used: the Secret, a ConfigMap, a key, a suite without cases or
     with two of one id; with the fix. None: all is there."""
@@ -213,8 +213,14 @@ async def missing(
         for suite in suites
         if suite.cases.config_map is not None
     ]
+    wanted += [
+        (f"evaluation.suites[{suite.name}].cases.task", suite.cases.task)
+        for suite in suites
+        if suite.cases.task is not None
+    ]
     if anchors is not None:
         wanted.append(("curation.anchors", anchors.config_map))
+    documents = {f"evaluation.suites[{suite.name}].cases" for suite in suites if suite.scorer == "lmEval"}
     maps: dict[str, ConfigMap | None] = {}
     for field, reference in wanted:
         if reference.name not in maps:
@@ -223,8 +229,8 @@ async def missing(
         said = _missing_key(field, reference, namespace, None if found is None else found.keys)
         if said is not None:
             return said
-        text = None if found is None or field == "curation.anchors" else found.data.get(reference.key)
-        wrong = None if text is None else domain.trouble(text)
+        text = None if found is None or not field.endswith("].cases") else found.data.get(reference.key)
+        wrong = None if text is None else domain.trouble(text, named=field not in documents)
         if wrong is not None:
             where = f"{field}: ConfigMap {reference.name}, key {reference.key}"
             return Remark(Reason.INVALID_SPEC, f"{where}: {wrong}")

@@ -159,8 +159,9 @@ def recipe_of(
     recipe = stage.model_dump_json(exclude={"identity": {"attempt"}})
     digest = hashlib.sha256(recipe.encode())
     # Of files in storage the recipe has the digest; built-in ones come with the rules.
-    mounted = [suite.name for suite in stage.suites if suite.cases.config_map is not None]
-    files = [] if suites is None else [suites / f"{name}.jsonl" for name in mounted]
+    mounted = [f"{suite.name}.jsonl" for suite in stage.suites if suite.cases.config_map is not None]
+    mounted += [f"{suite.name}.yaml" for suite in stage.suites if suite.cases.task is not None]
+    files = [] if suites is None else [suites / name for name in mounted]
     for path in [*files, *([] if anchors is None else [anchors])]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     if withdrawn or imported:

@@ -23,7 +23,7 @@ from ratchet_api.stage import EvaluateInput, Level, StageReport, attempt_uri
 from ratchet_api.version import Artifact, Provenance
 from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.canaries import CANDIDATES, Planted, unexposed
-from ratchet_trainer.chat import TemplateError, Tokenizer, prompt_ids, stop_ids
+from ratchet_trainer.chat import TemplateError, Tokenizer, encode, prompt_ids, render, stop_ids
 from ratchet_trainer.dataset import write_json
 from ratchet_trainer.errors import UserError
 from ratchet_trainer.evaluate import page
@@ -31,6 +31,7 @@ from ratchet_trainer.evaluate.judge import Bench, Judged, calls_at_most, check_b
 from ratchet_trainer.evaluate.memorisation import cases_of, exposures, planted_in, texts_of
 from ratchet_trainer.evaluate.memory import Asking, Memory
 from ratchet_trainer.evaluate.results import Asked, case_lines, cases_digest, read_results, report_document
+from ratchet_trainer.harness import ChoiceCase
 from ratchet_trainer.loading import inference_dtype, load_adapters, load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import LocalModel, fetch_adapter, resolve_base
@@ -139,7 +140,13 @@ def _ask(
             asked += [] if planted is None else [_exposed(models, suite, cases[suite.name], planted, confidence)]
             continue
         prompts = _prompts(models.tokenizer, suite, cases[suite.name])
-        answers = {side: models.answers(side, suite, prompts) for side in sides}
+        choices = [_continuations(models.tokenizer, one) for one in cases[suite.name] if isinstance(one, ChoiceCase)]
+        answers = {
+            side: models.choices(side, suite, cases[suite.name], choices)
+            if choices
+            else models.answers(side, suite, prompts)
+            for side in sides
+        }
         candidate = answers["candidate"]
         champion = answers.get("champion", candidate)
         judged = _judged(bench, suite, cases[suite.name], champion, candidate)
@@ -223,6 +230,35 @@ class _Models:
             self._memory.keep(asking, found)
         return found
 
+    def choices(
+        self, side: str, suite: Suite, cases: Sequence[Case], texts: Sequence[tuple[list[int], list[list[int]]]]
+    ) -> list[list[str]]:
+        """For each case the choice that the side takes. `texts`: for each its context, and how each choice goes on."""
+        from ratchet_trainer.evaluate.likelihood import log_likelihoods
+
+        # No token is negative: so it is seen where one text ends.
+        whole = [[*context, *(token for one in continued for token in (-1, *one))] for context, continued in texts]
+        metrics = sorted({case.metric for case in cases if isinstance(case, ChoiceCase)})
+        asking = Asking(
+            self._base.digest, _digest(self._sides[side]), whole, 0, f"choices by {metrics}", 1,
+            f"{self._device.type} {self._dtype}",
+        )  # fmt: skip
+        known = None if suite.sealed else self._memory.recall(asking)
+        if known is not None:
+            log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
+            self._ticker.spare(len(known))
+            return known
+        switch, _ = self._loaded
+        found, tick = list[list[str]](), self._ticker.part()
+        with switch(side) as active:
+            for case, (context, continued) in zip(cases, texts, strict=True):
+                assert isinstance(case, ChoiceCase)
+                found.append([case.chosen(log_likelihoods(active, context, continued))])
+                tick(len(found), len(found))
+        if not suite.sealed:
+            self._memory.keep(asking, found)
+        return found
+
     def exposures(self, planted: Planted) -> dict[str, list[float]]:
         """Of each canary, in bits, to candidate and champion."""
         switch, stops = self._loaded
@@ -290,6 +326,14 @@ def _prompts(tokenizer: Tokenizer, suite: Suite, cases: Sequence[Case]) -> list[
             text = f"suite {suite.name}, case {case.id}: the model's chat template refuses it: {error}"
             raise UserError(text) from None
     return prompts
+
+
+def _continuations(tokenizer: Tokenizer, case: ChoiceCase) -> tuple[list[int], list[list[int]]]:
+    """Context and choices in tokens. White space at the end of the context belongs to the choices, as lm-eval has it:
+    tokenizers join it with the word that follows."""
+    text = render(tokenizer, case.conversation, answer_next=True)
+    context = encode(tokenizer, text.rstrip())
+    return context, [encode(tokenizer, text + choice)[len(context) :] for choice in case.choices]
 
 
 class _Ticker:
