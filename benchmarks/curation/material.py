@@ -22,6 +22,8 @@ class Truth:
     near: set[str] = field(default_factory=set)
     sensitive: set[str] = field(default_factory=set)
     sessions: int = 0
+    source: dict[str, str] = field(default_factory=dict)
+    """Of what repeats another's words, or nearly: the other's id."""
 
 
 def write(folder: Path, sessions: int, seed: int, files: int = 8) -> Truth:
@@ -36,15 +38,16 @@ def write(folder: Path, sessions: int, seed: int, files: int = 8) -> Truth:
         return source.choices(words, weights, k=source.randint(least, most))
 
     truth = Truth(sessions=sessions)
-    originals: list[tuple[list[str], list[str]]] = []
+    originals: list[tuple[list[str], list[str], str]] = []
     lines: list[list[bytes]] = [[] for _ in range(files)]
     for number in range(sessions):
         id, kind = f"r{number:07d}", source.random() if originals else 1.0
         if kind < 0.1:
-            prompt, answer = source.choice(originals)
+            prompt, answer, truth.source[id] = source.choice(originals)
             truth.exact.add(id)
         elif kind < 0.2:
-            prompt, answer = (list(part) for part in source.choice(originals))
+            asked, answered, truth.source[id] = source.choice(originals)
+            prompt, answer = list(asked), list(answered)
             answer[source.randrange(len(answer))] = source.choice(words)
             truth.near.add(id)
         else:
@@ -53,7 +56,7 @@ def write(folder: Path, sessions: int, seed: int, files: int = 8) -> Truth:
                 answer.insert(len(answer) // 2, source.choice(SECRETS).format(source.randrange(1, 250)))
                 truth.sensitive.add(id)
             else:
-                originals.append((prompt, answer))
+                originals.append((prompt, answer, id))
         second = f"2026-11-{1 + number * 18 // sessions:02d}T{number % 24:02d}:{number % 60:02d}:00Z"
         record = {
             "kind": "interaction", "id": id, "session": f"s{number // 3}", "namespace": "default", "cycle": "assistant",
