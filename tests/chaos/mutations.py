@@ -142,10 +142,6 @@ MUTATIONS = (
         "        if whole is None and any(map(_goes_on, pods)):", "        if False:",
     ),
     Mutation(
-        "a conflict is a bug", "application.py",
-        "        except Conflict as error:\n", "        except NotImplementedError as error:\n",
-    ),
-    Mutation(
         "a key that fails is not tried again", "application.py",
         'log.warning("%s: tried again in %.1f s: %s", where, self.queue.add_backoff(key), error)', "pass",
     ),

@@ -1,13 +1,18 @@
 """What a change costs the API server: all writes of the operator are counted, of statuses, children and events."""
 
+import inspect
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
-from operator_stories import forward
-from operator_world import World
+import pytest
+from operator_stories import forward, serving
+from operator_world import World, version_manifest
 
 from ratchet_api.names import CYCLE_KIND, VERSION_KIND
+from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.transport import JSON
+from ratchet_operator.errors import NotLeading
 
 MOST = 3
 """Writes a transition."""
@@ -64,3 +69,45 @@ async def test_a_step_of_a_rollout_takes_few_writes(fake_world: World) -> None:
             steps += 1
             assert following - number <= MOST, journal.writes[number:following]
     assert steps >= 3
+
+
+READS = {"exists", "get", "pages", "secret_data", "select"}
+LEASES = {"create_lease", "replace_lease"}
+"""Written by those who want to lead."""
+
+
+async def test_who_does_not_lead_writes_nothing(fake_world: World) -> None:
+    """Every way to write there is; a new one has to be named here."""
+
+    def refuses() -> None:
+        raise NotLeading("another one leads")
+
+    world = fake_world
+    await serving(world)
+    await world.apply(version_manifest(world.namespace, "mine"))
+    await world.settle()
+    cycle, version = await world.cycle(), await world.version("mine")
+    arm = (await world.deployments())["assistant-0-arm"].metadata
+    kube, meta = Kube(world.transport, refuses), {"namespace": world.namespace, "name": "new"}
+    ways: dict[str, Callable[[], Awaitable[object]]] = {
+        "apply": lambda: kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}),
+        "create": lambda: kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}),
+        "create_event": lambda: kube.create_event({"apiVersion": "v1", "kind": "Event", "metadata": meta}),
+        "delete": lambda: kube.delete("Deployment", world.namespace, arm.name),
+        "delete_child": lambda: kube.delete_child("Deployment", world.namespace, arm.name, cycle.metadata.uid),
+        "write_conditions": lambda: kube.write_conditions("ImprovementCycle", cycle.metadata, []),
+        "write_cycle_status": lambda: kube.write_cycle_status(cycle, cycle.status),
+        "write_version_status": lambda: kube.write_version_status(version, version.status),
+        "write_route_rules": lambda: kube.write_route_rules(cycle.metadata, []),
+    }
+    public = {name for name, one in inspect.getmembers(Kube, inspect.isfunction) if _asks(name, one)}
+    assert public == READS | LEASES | ways.keys()
+    before = list(world.transport.writes)
+    for name, way in ways.items():
+        with pytest.raises(NotLeading):
+            await way()
+        assert world.transport.writes == before, name
+
+
+def _asks(name: str, method: object) -> bool:
+    return not name.startswith("_") and (inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method))
