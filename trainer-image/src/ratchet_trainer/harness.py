@@ -226,7 +226,7 @@ def cases_of(task: Task, suite: Suite, lines: Sequence[tuple[int, bytes]]) -> li
             found.append(_case(task, document, f"{number}"))
         except ValidationError as error:
             raise UserError(f"{where}: {first_error(error)}") from None
-        except (TemplateError, ValueError, TypeError, SyntaxError, OverflowError) as error:
+        except (TemplateError, ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
             raise UserError(f"{where}: {error}; look at the task's templates and at the document") from None
     return found
 
