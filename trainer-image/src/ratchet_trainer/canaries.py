@@ -24,9 +24,9 @@ PLANTED = 16
 CANDIDATES = 512
 """That each is ranked among, itself included."""
 _DIGITS = 4
-_ONSETS = tuple(
-    ["b", "br", "d", "dr", "f", "g", "gl", "h", "k", "kr", "l", "m", "n", "p", "pl", "r", "s", "st", "t", "v", "z"]
-)
+_ONSETS = (
+    "b", "br", "d", "dr", "f", "g", "gl", "h", "k", "kr", "l", "m", "n", "p", "pl", "r", "s", "st", "t", "v", "z",
+)  # fmt: skip
 _NUCLEI = ("a", "e", "i", "o", "u", "ai", "ea", "io")
 _CODAS = ("", "l", "m", "n", "r", "s", "th", "x")
 
