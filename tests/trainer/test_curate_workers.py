@@ -362,6 +362,39 @@ def test_sessions_that_come_later_are_the_next_runs(work: Work, identity: Identi
 
 
 @pytest.mark.usefixtures("sessions")
+def test_sessions_that_come_between_attempts_cost_no_finished_part(
+    work: Work, identity: Identity, store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway writes all the time, and an attempt may end before it has listed anything."""
+    expected = work(curate_input(identity), 0)
+    assert work(curate_input(identity, 2), 0).partial
+    late = Location.parse(f"s3://{bucket}/assistant/sessions/dt={NOW:%Y-%m-%d}/00-late.jsonl")
+    store.put(late, json.dumps(_interaction(random.Random(1), 9000)).encode())
+    made, mapped = list[str](), sharded.map_shard
+
+    def watched(settings: Any, files: Any, said: Any, held_out: Any, told: Any, folder: Path, *before: Any) -> None:
+        made.extend([] if before else [folder.name])
+        mapped(settings, files, said, held_out, told, folder, *before)
+
+    monkeypatch.setattr(sharded, "map_shard", watched)
+    third = curate_input(identity, 2, attempt=2)
+    assert work(third, 0).partial
+    assert work(third, 1).artifact == expected.artifact
+    assert made == ["map-1"]
+
+
+@pytest.mark.usefixtures("sessions")
+def test_parts_that_nobody_asks_for_any_more_are_removed(
+    work: Work, identity: Identity, store: Store, bucket: str
+) -> None:
+    assert work(curate_input(identity, 2), 0).partial
+    store.put(Location.parse(f"s3://{bucket}/assistant/erasures.jsonl"), b'{"principal": "p1"}\n')
+    again = curate_input(identity, 2, attempt=1)
+    assert the_one([work(again, index) for index in (1, 0)]).artifact == work(curate_input(identity), 0).artifact
+    assert left(store, again) == []
+
+
+@pytest.mark.usefixtures("sessions")
 def test_what_changes_under_the_workers_is_tried_again(
     work: Work, identity: Identity, store: Store, bucket: str
 ) -> None:

@@ -76,6 +76,10 @@ class Pinned(BaseModel):
     erasures: str
     """SHA-256 of the erasure list."""
 
+    def holds(self, now: "Pinned") -> bool:
+        """Whether all of it is still so; files that came since are the next run's, lest they cost finished parts."""
+        return self.erasures == now.erasures and set(self.files) <= set(now.files)
+
 
 def run(
     stage: CurateInput, store: Store, scratch: Path, progress: Progress, suites: Path | None, anchors: Path | None,
@@ -88,9 +92,8 @@ def run(
     by = given(stage, store, suites, anchors)
     recipe = recipe_of(stage, suites, anchors, b"", [])
     root = Location.parse(stage.identity.storage_uri)
-    pinned = _pin(stage, store, root.child(f"{RUNS}/{recipe}/{stage.identity.attempt}.json"), by)
-    key = hashlib.sha256(recipe.encode() + pinned.model_dump_json().encode()).hexdigest()
-    place, parts = root.child(f"{RUNS}/{key}.json"), root.child(f"{PARTS}/{key}")
+    pinned = _pin(stage, store, recipe, by)
+    place, parts = root.child(f"{RUNS}/{_key(recipe, pinned)}.json"), _parts(root, recipe, pinned)
     if (known := remembered(store, place)) is not None:
         store.remove(parts)
         return known
@@ -119,12 +122,26 @@ def _partial(index: int, count: int, lacking: int) -> StageReport:
     )  # fmt: skip
 
 
-def _pin(stage: CurateInput, store: Store, place: Location, by: Given) -> Pinned:
+def _key(recipe: str, pinned: Pinned) -> str:
+    return hashlib.sha256(recipe.encode() + pinned.model_dump_json().encode()).hexdigest()
+
+
+def _parts(root: Location, recipe: str, pinned: Pinned) -> Location:
+    return root.child(f"{PARTS}/{_key(recipe, pinned)}")
+
+
+def _pin(stage: CurateInput, store: Store, recipe: str, by: Given) -> Pinned:
     """What the first worker of the attempt has found. Raises TryAgain when the erasure list is another one by now."""
-    erasures = hashlib.sha256(by.withdrawn).hexdigest()
+    root = Location.parse(stage.identity.storage_uri)
+    place, erasures = _pinned_at(root, recipe, stage.identity.attempt), hashlib.sha256(by.withdrawn).hexdigest()
     data = store.get(place)
     if data is None:
-        found = Pinned(files=_listed(stage, store), erasures=erasures)
+        found, earlier = Pinned(files=_listed(stage, store), erasures=erasures), _earlier(stage, store, recipe)
+        if earlier is not None and earlier.holds(found):
+            found = earlier
+        elif earlier is not None:
+            # Nobody asks for them any more, and they may say what somebody has withdrawn.
+            store.remove(_parts(root, recipe, earlier))
         store.put(place, found.model_dump_json().encode(), only_if_absent=True)
         data = store.get(place)
     if data is None:
@@ -133,6 +150,19 @@ def _pin(stage: CurateInput, store: Store, place: Location, by: Given) -> Pinned
     if pinned.erasures != erasures:
         raise TryAgain("somebody withdrew since the first worker listed the sessions: the next attempt lists them anew")
     return pinned
+
+
+def _pinned_at(root: Location, recipe: str, attempt: int) -> Location:
+    return root.child(f"{RUNS}/{recipe}/{attempt}.json")
+
+
+def _earlier(stage: CurateInput, store: Store, recipe: str) -> Pinned | None:
+    """What the latest attempt went by that came so far."""
+    root = Location.parse(stage.identity.storage_uri)
+    for attempt in reversed(range(stage.identity.attempt)):
+        if (data := store.get(_pinned_at(root, recipe, attempt))) is not None:
+            return Pinned.model_validate_json(data)
+    return None
 
 
 def _listed(stage: CurateInput, store: Store) -> list[Listed]:
