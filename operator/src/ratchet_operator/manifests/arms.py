@@ -216,6 +216,8 @@ def _vllm(request: ArmRequest, spec: JSON) -> JSON:
     server["env"] += [
         {"name": "HF_HUB_OFFLINE", "value": "1"},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+        # Whatever the image says: nobody who reaches the port puts another adapter behind the version's name.
+        {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "0"},
     ]
     # Tensor-parallel workers talk through shared memory, of which a container has 64 MiB unless told otherwise.
     spec["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory"}})
