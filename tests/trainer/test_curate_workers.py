@@ -395,6 +395,18 @@ def test_parts_that_nobody_asks_for_any_more_are_removed(
 
 
 @pytest.mark.usefixtures("sessions")
+def test_parts_of_a_run_that_was_given_up_go_with_the_next_one(work: Work, identity: Identity, store: Store) -> None:
+    given_up = curate_input(identity, 2)
+    assert work(given_up, 0).partial
+    assert left(store, given_up)
+    following = curate_input(identity, 2)
+    following = following.model_copy(update={"identity": following.identity.model_copy(update={"run": 2})})
+    reports = [work(following, index) for index in (0, 1)]
+    assert the_one(reports).outcome == "Succeeded"
+    assert left(store, following) == []
+
+
+@pytest.mark.usefixtures("sessions")
 def test_what_changes_under_the_workers_is_tried_again(
     work: Work, identity: Identity, store: Store, bucket: str
 ) -> None:

@@ -93,7 +93,8 @@ def run(
     recipe = recipe_of(stage, suites, anchors, b"", [])
     root = Location.parse(stage.identity.storage_uri)
     pinned = _pin(stage, store, recipe, by)
-    place, parts = root.child(f"{RUNS}/{_key(recipe, pinned)}.json"), _parts(root, recipe, pinned)
+    key = _key(recipe, pinned)
+    place, parts = root.child(f"{RUNS}/{key}.json"), root.child(f"{PARTS}/{key}")
     if (known := remembered(store, place)) is not None:
         store.remove(parts)
         return known
@@ -126,10 +127,6 @@ def _key(recipe: str, pinned: Pinned) -> str:
     return hashlib.sha256(recipe.encode() + pinned.model_dump_json().encode()).hexdigest()
 
 
-def _parts(root: Location, recipe: str, pinned: Pinned) -> Location:
-    return root.child(f"{PARTS}/{_key(recipe, pinned)}")
-
-
 def _pin(stage: CurateInput, store: Store, recipe: str, by: Given) -> Pinned:
     """What the first worker of the attempt has found. Raises TryAgain when the erasure list is another one by now."""
     root = Location.parse(stage.identity.storage_uri)
@@ -139,10 +136,11 @@ def _pin(stage: CurateInput, store: Store, recipe: str, by: Given) -> Pinned:
         found, earlier = Pinned(files=_listed(stage, store), erasures=erasures), _earlier(stage, store, recipe)
         if earlier is not None and earlier.holds(found):
             found = earlier
-        elif earlier is not None:
-            # Nobody asks for them any more, and they may say what somebody has withdrawn.
-            store.remove(_parts(root, recipe, earlier))
-        store.put(place, found.model_dump_json().encode(), only_if_absent=True)
+        if store.put(place, found.model_dump_json().encode(), only_if_absent=True):
+            # A cycle has one run at a time: nobody asks for other parts any more, and they may say what somebody has
+            # withdrawn.
+            for other in set(store.folders(root.child(PARTS))) - {_key(recipe, found)}:
+                store.remove(root.child(f"{PARTS}/{other}"))
         data = store.get(place)
     if data is None:
         raise TryAgain(f"{place.uri} came and went while it was read: run the stage again")
