@@ -103,7 +103,8 @@ def test_losses_rewards_and_gradients_are_those_of_trl(
     else:
         assert rewards.kl == pytest.approx(case["kl"], abs=1e-5)
     for name in ("norm", "along"):
-        assert found[name] == pytest.approx(case["gradient"][name], rel=1e-5, abs=1e-5)
+        # A sum over all weights: another processor's order of adding moves it by 2e-5.
+        assert found[name] == pytest.approx(case["gradient"][name], rel=5e-5, abs=5e-5)
 
 
 def test_a_fresh_adapter_is_the_reference() -> None:
