@@ -1,5 +1,6 @@
 """`ratchet curate`: the same rules on a laptop, from files to a dataset folder, and words for what is wrong."""
 
+import argparse
 import json
 import re
 import shutil
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from ratchet_api.artifacts import MANIFEST, Manifest
+from ratchet_cli import curate as command_of_the_cli
 from ratchet_trainer.artifacts import local_manifest
 from ratchet_trainer.cli import main
+from ratchet_trainer.curate import files
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -124,3 +127,35 @@ def test_the_command_of_the_cli(tmp_path: Path) -> None:
     ran = subprocess.run([*command, "--cycle", str(cycle)], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "ratchet: --cycle: curation.variations" in ran.stderr
+
+
+def test_the_command_of_the_cli_takes_what_the_trainer_s_does() -> None:
+    theirs, ours = argparse.ArgumentParser(), argparse.ArgumentParser()
+    files.add_arguments(theirs)
+    command_of_the_cli.register(ours.add_subparsers())
+    (command,) = next(one.choices for one in ours._actions if isinstance(one.choices, dict)).values()
+
+    def options(parser: argparse.ArgumentParser) -> set[str]:
+        return {name for action in parser._actions for name in action.option_strings}
+
+    assert options(command) - {"--cycle"} == options(theirs) - {"--curation"}, "--cycle brings --curation"
+
+
+def test_the_method_is_the_cycle_s_unless_another_is_named(tmp_path: Path) -> None:
+    said = {
+        "kind": "interaction", "id": "r", "session": "s", "namespace": "d", "cycle": "a", "version": "a-0",
+        "arm": "stable", "time": "2026-11-20T09:00:00Z", "messages": [{"role": "user", "content": "Where is key 1?"}],
+        "answer": {"role": "assistant", "content": "No idea."}, "finish_reason": "stop", "status": 200, "duration": 1,
+    }  # fmt: skip
+    thought = {
+        "kind": "feedback", "id": "f", "response_id": "r", "namespace": "d", "cycle": "a", "version": "a-0",
+        "time": "2026-11-20T10:00:00Z", "value": "down", "correction": "In vault 1.",
+    }  # fmt: skip
+    sessions, cycle = tmp_path / "s.jsonl", tmp_path / "cycle.yaml"
+    sessions.write_text(f"{json.dumps(said)}\n{json.dumps(thought)}\n")
+    cycle.write_text("kind: ImprovementCycle\nspec: {training: {method: dpo}}\n")
+    command = [sys.executable, "-m", "ratchet_cli", "curate", str(sessions), "--cycle", str(cycle), "--out"]
+    for name, more in (("dpo", []), ("sft", ["--method", "sft"])):
+        ran = subprocess.run([*command, str(tmp_path / name), *more], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert (tmp_path / name / "preferences.jsonl").exists() == (name == "dpo")

@@ -10,15 +10,16 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from ratchet_api.data import Curation
+from ratchet_api.training import Method
 from ratchet_local.errors import LocalError
 
-_FORWARDED = ("format", "verdict", "score", "anchors", "erasures", "model", "since", "until", "workers")
+_FORWARDED = ("format", "verdict", "score", "anchors", "erasures", "model", "method", "since", "until", "workers")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -43,9 +44,16 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("--anchors", metavar="FILE", help="rows against forgetting, JSONL of messages")
     command.add_argument("--erasures", metavar="FILE", help="who withdrew, JSONL of principal or session")
     command.add_argument("--model", metavar="URI", help="what train.yaml trains (the cycle's baseModel.uri)")
+    command.add_argument(
+        "--method",
+        choices=get_args(Method),
+        help="what the dataset will be trained by (the cycle's training.method, sft)",
+    )
     command.add_argument("--since", metavar="TIME", help="leave out what is older (ISO 8601)")
     command.add_argument("--until", metavar="TIME", help="leave out what is newer (ISO 8601; now)")
-    command.add_argument("--workers", metavar="N", help="processes that share the files (1); the dataset is the same")
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="processes that share the files (1); the dataset is the same"
+    )
     command.add_argument("--json", action="store_true", help="print the statistics as JSON instead of the funnel")
 
 
@@ -56,22 +64,23 @@ def run(arguments: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "ratchet_trainer", "curate-files", *arguments.paths, "--out", arguments.out]
     for name in _FORWARDED:
         value = getattr(arguments, name)
-        command += [] if value is None else [f"--{name}", value]
+        command += [] if value is None else [f"--{name}", str(value)]
     for path in arguments.held_out:
         command += ["--held-out", path]
     command += ["--json"] if arguments.json else []
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.cycle is not None:
             settings = Path(scratch) / "curation.json"
-            curation, model = _curation(arguments.cycle)
+            curation, model, method = _curation(arguments.cycle)
             settings.write_text(curation.model_dump_json(by_alias=True))
             command += ["--curation", str(settings)]
             command += ["--model", model] if model and arguments.model is None else []
+            command += ["--method", method] if method and arguments.method is None else []
         return subprocess.run(command, check=False).returncode
 
 
-def _curation(path: Path) -> tuple[Curation, str]:
-    """The block of the first cycle in a manifest, and the uri of its model, empty when it has none."""
+def _curation(path: Path) -> tuple[Curation, str, str]:
+    """The block of the first cycle in a manifest, and the uri of its model and its method, empty when it has none."""
     try:
         documents: list[Any] = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -80,12 +89,17 @@ def _curation(path: Path) -> tuple[Curation, str]:
         if isinstance(document, dict) and document.get("kind") == "ImprovementCycle":
             spec = document.get("spec")
             spec = spec if isinstance(spec, dict) else {}
-            model = spec.get("baseModel")
-            uri = model.get("uri") if isinstance(model, dict) else None
             try:
-                return Curation.model_validate(spec.get("curation") or {}), uri if isinstance(uri, str) else ""
+                curation = Curation.model_validate(spec.get("curation") or {})
+                return curation, _text(spec, "baseModel", "uri"), _text(spec, "training", "method")
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 place = ".".join(("curation", *map(str, first["loc"])))
                 raise LocalError(f"--cycle: {place}: {first['msg']}; correct it in {path}") from None
     raise LocalError(f"--cycle: there is no ImprovementCycle in {path}: name a cycle's manifest")
+
+
+def _text(spec: dict[str, Any], block: str, field: str) -> str:
+    there = spec.get(block)
+    found = there.get(field) if isinstance(there, dict) else None
+    return found if isinstance(found, str) else ""
