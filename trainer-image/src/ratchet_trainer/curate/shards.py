@@ -220,17 +220,19 @@ class _Work:
             log.info("shard %d of %d is done already", shard + 1, self.count)
             return
         folder = self.scratch / "parts" / name
-        map_shard(
-            self.by.settings, self._sessions(shard), all_verdicts(self._said(shard)), self.by.held_out, told, folder
-        )
+        self._map(shard, told, folder)
         inputs = {one.file.name: f"sha256:{one.sha256}" for one in self._files[shard]}
         self.store.publish(folder, self.place.child(name).uri, "part", inputs, {})
 
     def again(self, shard: int, before: Hashes) -> Path:
         """The shard's part when these ids came before."""
-        folder, verdicts = self.scratch / "again" / str(shard), all_verdicts(self._said(shard))
-        map_shard(self.by.settings, self._sessions(shard), verdicts, self.by.held_out, lambda *_: None, folder, before)
+        folder = self.scratch / "again" / str(shard)
+        self._map(shard, lambda *_: None, folder, before)
         return folder
+
+    def _map(self, shard: int, told: Told, folder: Path, *before: Hashes) -> None:
+        verdicts = all_verdicts(self._said(shard))
+        map_shard(self.by.settings, self._sessions(shard), verdicts, self.by.held_out, told, folder, *before)
 
     def inputs(self, there: Sequence[Manifest]) -> list[Fetched]:
         """All files that were read, by the manifests of the parts."""

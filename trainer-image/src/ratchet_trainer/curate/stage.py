@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -69,7 +70,7 @@ class Given:
     """The erasure list."""
     settings: Settings
 
-    @property
+    @cached_property
     def held_out(self) -> HeldOut:
         """The cases, to be asked."""
         return HeldOut(self.cases, self.settings.curation.decontamination)

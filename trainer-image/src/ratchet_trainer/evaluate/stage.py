@@ -208,27 +208,21 @@ class _Models:
         return switch, stops
 
     def answers(self, side: str, suite: Suite, prompts: list[list[int]]) -> list[list[str]]:
-        """For each prompt, as many as the suite's samples. What a sealed suite was told is not kept."""
+        """For each prompt, as many as the suite's samples."""
         from ratchet_trainer.generation.batch import answer_all
 
         asking = Asking(
             self._base.digest, _digest(self._sides[side]), prompts, suite.max_new_tokens, str(suite.temperature),
             suite.samples, f"{self._device.type} {self._dtype}",
         )  # fmt: skip
-        known = None if suite.sealed else self._memory.recall(asking)
-        if known is not None:
-            log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
-            self._ticker.spare(len(known) * suite.samples)
-            return known
-        switch, stops = self._loaded
-        with switch(side) as active:
-            found = answer_all(
+
+        def ask(active: Any, stops: frozenset[int]) -> list[list[str]]:
+            return answer_all(
                 active, self.tokenizer, stops, prompts, suite.max_new_tokens, self._batch_size,
                 self._ticker.part(), float(suite.temperature), suite.samples,
             )  # fmt: skip
-        if not suite.sealed:
-            self._memory.keep(asking, found)
-        return found
+
+        return self._recalled(side, suite, asking, ask)
 
     def choices(
         self, side: str, suite: Suite, cases: Sequence[Case], texts: Sequence[tuple[list[int], list[list[int]]]]
@@ -243,18 +237,29 @@ class _Models:
             self._base.digest, _digest(self._sides[side]), whole, 0, f"choices by {metrics}", 1,
             f"{self._device.type} {self._dtype}",
         )  # fmt: skip
-        known = None if suite.sealed else self._memory.recall(asking)
-        if known is not None:
-            log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
-            self._ticker.spare(len(known))
-            return known
-        switch, _ = self._loaded
-        found, tick = list[list[str]](), self._ticker.part()
-        with switch(side) as active:
+
+        def ask(active: Any, stops: frozenset[int]) -> list[list[str]]:
+            found, tick = list[list[str]](), self._ticker.part()
             for case, (context, continued) in zip(cases, texts, strict=True):
                 assert isinstance(case, ChoiceCase)
                 found.append([case.chosen(log_likelihoods(active, context, continued))])
                 tick(len(found), len(found))
+            return found
+
+        return self._recalled(side, suite, asking, ask)
+
+    def _recalled(
+        self, side: str, suite: Suite, asking: Asking, ask: Callable[[Any, frozenset[int]], list[list[str]]]
+    ) -> list[list[str]]:
+        """What the side said in an earlier evaluation, or says now. What a sealed suite was told is not kept."""
+        known = None if suite.sealed else self._memory.recall(asking)
+        if known is not None:
+            log.info("suite %s: the %s answered it in an earlier evaluation", suite.name, side)
+            self._ticker.spare(len(known) * suite.samples)
+            return known
+        switch, stops = self._loaded
+        with switch(side) as active:
+            found = ask(active, stops)
         if not suite.sealed:
             self._memory.keep(asking, found)
         return found
