@@ -4,8 +4,9 @@ Room: trainer. Pure. Hashes are 64 bits wide (words, sequences of words) or 32 (
 may have one hash, so a hash only says which texts deserve the exact look.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -19,9 +20,11 @@ Flags = npt.NDArray[np.bool_]
 
 BATCH_CHARACTERS = 1 << 17
 """Letters that are looked at together: few enough for the processor's cache, many enough that Python does not count."""
-_ASCII_WORDS = np.array([chr(code).isalnum() or code == ord("_") for code in range(128)])
+_IN_WORDS = bytes(code < 128 and (chr(code).isalnum() or code == ord("_")) for code in range(256))
+_MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
+_LONG = 64
+"""Bytes of a word beyond which it is digested by itself."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_STEP = np.uint64(0xD1B54A32D192ED03)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _BY_PLACE = np.array([0x9E3779B97F4A7C15 * (2 * place + 1) % (1 << 64) | 1 for place in range(64)], dtype=np.uint64)
 
@@ -40,7 +43,12 @@ def batches(texts: Sequence[str]) -> Iterator[slice]:
 
 def digest(text: str) -> int:
     """64 bits of BLAKE2b: that two of ten million texts have one by chance has odds of 1 in 300,000."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return digest_of(text.encode("utf-8", "surrogatepass"))
+
+
+def digest_of(content: bytes) -> int:
+    """The same of bytes."""
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
 
 
 def mixed(values: Hashes) -> Hashes:
@@ -55,9 +63,7 @@ class Columns:
     """Texts, one after the other, each with a separator behind it."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        joined = "\n".join(texts) + "\n" if texts else ""
-        self.codes: Codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        """(letters,) Code points."""
+        self._joined = "\n".join(texts) + "\n" if texts else ""
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         self.lengths: Indices = lengths
         """(texts,) Letters of each."""
@@ -65,32 +71,29 @@ class Columns:
         """(texts,) Where each begins."""
 
     @cached_property
-    def owners(self) -> Indices:
-        """(letters,) The text of each letter, its separator included."""
-        return np.repeat(np.arange(len(self.lengths)), self.lengths + 1)
-
-    @cached_property
-    def _word_bounds(self) -> tuple[Indices, Indices]:
-        """First letter and the one behind the last of each word; words are what `\\w+` finds."""
-        inside = np.zeros(len(self.codes) + 2, dtype=np.bool_)
-        inside[1:-1] = _in_words(self.codes)
-        edges = np.flatnonzero(inside[1:] != inside[:-1])
-        return edges[::2], edges[1::2]
+    def codes(self) -> Codes:
+        """(letters,) Code points."""
+        if self._joined.isascii():
+            return np.frombuffer(self._joined.encode(), dtype=np.uint8).astype(np.uint32)
+        return np.frombuffer(self._joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
     @cached_property
     def words(self) -> tuple[Hashes, Indices]:
-        """(words,) A hash of each word, and the text that it stands in, in their order."""
-        starts, ends = self._word_bounds
-        if not len(starts):
-            return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
-        inside = np.flatnonzero(_in_words(self.codes))
-        lengths = ends - starts
-        places = np.arange(len(inside)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        letters = (self.codes[inside].astype(np.uint64) + np.uint64(1)) * _GOLDEN
-        letters ^= letters >> np.uint64(29)
-        letters *= places.astype(np.uint64) * _STEP + _FIRST
-        hashes = np.add.reduceat(letters, np.cumsum(lengths) - lengths)
-        return mixed(hashes), self.owners[starts]
+        """(words,) A hash of each word, and the text that it stands in, in their order; words are what `\\w+` finds."""
+        encoded = self._joined.encode("utf-8", "surrogatepass")
+        edges, owned = self._word_edges(encoded)
+        starts, lengths = edges[::2], edges[1::2] - edges[::2]
+        owners = np.repeat(np.arange(len(self.lengths)), np.diff(np.searchsorted(starts, owned), append=len(starts)))
+        return _hashed(encoded, starts, lengths), owners
+
+    def _word_edges(self, encoded: bytes) -> tuple[Indices, Indices]:
+        """First byte, and the one behind the last, of each word by turns; and (texts,) where each text begins."""
+        if len(encoded) == len(self._joined):
+            inside, owned = np.frombuffer(encoded.translate(_IN_WORDS), dtype=np.bool_), self.starts
+        else:
+            widths = 1 + sum((self.codes >= least).astype(np.int64) for least in (0x80, 0x800, 0x10000))
+            inside, owned = np.repeat(_word_codes()[self.codes], widths), (np.cumsum(widths) - widths)[self.starts]
+        return np.flatnonzero(np.diff(inside, prepend=False, append=False)), owned
 
     def sequences(self, length: int) -> tuple[Hashes, Indices]:
         """(sequences,) A hash of each run of so many words within one text, and the text."""
@@ -109,21 +112,30 @@ class Columns:
         return np.bincount(self.words[1], minlength=len(self.lengths))
 
 
-def _in_words(codes: Codes) -> Flags:
-    if not len(codes):
-        return np.zeros(0, dtype=np.bool_)
-    found: Flags = _ASCII_WORDS[np.minimum(codes, 127)]
-    found &= codes < 128
-    others = codes[codes >= 128]
-    if len(others):
-        kinds = np.unique(others)
-        members = kinds[[_is_word(int(code)) for code in kinds]]
-        found |= np.isin(codes, members)
-    return found
+@lru_cache(maxsize=1)
+def _word_codes() -> Flags:
+    """(code points,) Whether each is of a word."""
+    return np.array([chr(code).isalnum() or chr(code) == "_" for code in range(sys.maxunicode + 1)])
 
 
-def _is_word(code: int) -> bool:
-    return chr(code).isalnum()
+def _hashed(encoded: bytes, starts: Indices, lengths: Indices) -> Hashes:
+    """(words,) A hash of the bytes of each: eight at once, and of the rare long words the digest."""
+    padded = encoded + bytes(8)
+    eights = np.ndarray((len(encoded) + 1,), dtype="<u8", buffer=padded, strides=(1,))
+    hashes = (eights[starts] & _MASKS[np.minimum(lengths, 8)]) + lengths.astype(np.uint64) * _GOLDEN
+    hashes ^= hashes >> np.uint64(32)
+    hashes *= _FIRST
+    hashes ^= hashes >> np.uint64(29)
+    left = np.flatnonzero(lengths > 8)
+    for offset in range(8, _LONG, 8):
+        if not len(left):
+            return hashes
+        part = eights[starts[left] + offset] & _MASKS[np.minimum(lengths[left] - offset, 8)]
+        hashes[left] = mixed(hashes[left] * _FIRST + part)
+        left = left[lengths[left] > offset + 8]
+    for index, start, length in zip(left.tolist(), starts[left].tolist(), lengths[left].tolist(), strict=True):
+        hashes[index] = digest_of(encoded[start : start + length])
+    return hashes
 
 
 def containing(pattern: Any, texts: Sequence[bytes]) -> Iterator[int]:

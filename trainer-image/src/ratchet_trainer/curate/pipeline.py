@@ -15,15 +15,14 @@ from ratchet_api.data import Curation, Source
 from ratchet_api.erasures import Erased
 from ratchet_api.records import Feedback, Interaction
 from ratchet_api.training import Method
-from ratchet_trainer.curate import plain, read
 from ratchet_trainer.curate.columns import Seen, digest
 from ratchet_trainer.curate.examples import Categoriser, Example, Verdict, example_of, score
 from ratchet_trainer.curate.figures import Timeline
 from ratchet_trainer.curate.funnel import Funnel
 from ratchet_trainer.curate.languages import check_languages
 from ratchet_trainer.curate.plain import PlainFeedback, PlainInteraction
-from ratchet_trainer.curate.read import Line, LineProblem, Quarantine
-from ratchet_trainer.curate.readers import Entry, Owner, entries, own_entries, reader_of
+from ratchet_trainer.curate.read import Quarantine
+from ratchet_trainer.curate.readers import Entry, Numbered, Owner, entries, own_entries, own_feedback, reader_of
 from ratchet_trainer.curate.readers.base import Reader
 from ratchet_trainer.curate.rejected import Rejected
 from ratchet_trainer.curate.rules import beyond
@@ -103,22 +102,18 @@ class _Opened:
     def own(self) -> bool:
         return self.file.source is None
 
-    def entries(self) -> Iterator[tuple[Line, Entry | LineProblem | None]]:
+    def entries(self) -> Iterator[Numbered]:
         if self.own:
             return own_entries(self.file.path, self.max_line_bytes)
         return entries(self.file.path, self.reader, self.owner, self.max_line_bytes)
 
     def feedback(self) -> Iterator[Feedback | PlainFeedback]:
         if self.own:
-            for line in read.lines(self.file.path, self.max_line_bytes):
-                if isinstance(line.content, bytes) and b'"feedback"' in line.content:  # which spares most the parser
-                    record = plain.parse(line.content) or read.parse(line)
-                    if isinstance(record, Feedback | PlainFeedback):
-                        yield record
+            yield from own_feedback(self.file.path, self.max_line_bytes)
         elif self.reader is not None and self.reader.carries_feedback:
-            for _, entry in self.entries():
-                if isinstance(entry, Entry) and isinstance(entry.record, Feedback | PlainFeedback):
-                    yield entry.record
+            for found in self.entries():
+                if isinstance(found.entry, Entry) and isinstance(found.entry.record, Feedback | PlainFeedback):
+                    yield found.entry.record
 
     def vouched(self, entry: Entry) -> bool:
         """Whether silence about an interaction is taken for a good word."""
@@ -259,12 +254,12 @@ def _last_text(interaction: Interaction | PlainInteraction) -> str:
 def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[tuple[int, Recorded]]:
     """Interactions of this cycle within the window, with the bytes of their lines; everything else is counted."""
     step = counts.funnel["reading"]
-    for line, entry in file.entries():
+    for number, size, entry in file.entries():
         if entry is None:
             step.drop("ignored")
             continue
         if isinstance(entry, str):
-            counts.quarantine.add(file.file.name, line.number, entry)
+            counts.quarantine.add(file.file.name, number, entry)
             step.drop(entry)
             continue
         record = entry.record
@@ -275,7 +270,7 @@ def _ours(settings: Settings, file: _Opened, counts: Counts) -> Iterator[tuple[i
         elif entry.dated and not settings.since <= record.time < settings.until:
             step.drop("outsideWindow")
         else:
-            yield len(line.content), (entry, record)
+            yield size, (entry, record)
 
 
 def _is_ours(settings: Settings, record: Interaction | Feedback | PlainInteraction | PlainFeedback) -> bool:

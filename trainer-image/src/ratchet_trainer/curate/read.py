@@ -80,29 +80,45 @@ class Line(NamedTuple):
     """Whether a newline followed."""
 
 
+class Block(NamedTuple):
+    """Whole lines of a file, one after the other, without the last one's newline."""
+
+    number: int
+    """Of the first one."""
+    content: bytes
+
+
 def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
-    """The lines of a file that are not blank; it may be packed (.zst, .gz).
+    """The lines of a file that are not blank; it may be packed (.zst, .gz)."""
+    for found in blocks(path, max_line_bytes):
+        if isinstance(found, Line):
+            yield found
+        else:
+            yield from each_of(found, max_line_bytes)
+
+
+def blocks(path: Path, max_line_bytes: int) -> Iterator[Block | Line]:
+    """The same, as many together as were read together.
 
     Never holds more than one line and one piece; an oversized line is thrown away while it is read.
     """
     number, parts, size = 1, list[bytes](), 0
     try:
         for piece in pieces(path):
-            ends = piece.count(b"\n")
-            for index, content in _rows(piece, ends):
-                if index == 0:
-                    size += len(content)
-                    parts = [*parts, content] if size <= max_line_bytes else []
-                    if ends:
-                        yield from _line(number, parts, size, max_line_bytes)
-                elif index == ends:
-                    size = len(content)
-                    parts = [content] if size <= max_line_bytes else []
-                elif len(content) > max_line_bytes:
-                    yield Line(number + index, "oversized")
-                elif stripped := content.strip():
-                    yield Line(number + index, stripped)
-            number += ends
+            first, last = piece.find(b"\n"), piece.rfind(b"\n")
+            head = piece if first < 0 else piece[:first]
+            size += len(head)
+            parts = [*parts, head] if size <= max_line_bytes else []
+            if first < 0:
+                continue
+            yield from _line(number, parts, size, max_line_bytes)
+            if first < last:
+                block = Block(number + 1, piece[first + 1 : last])
+                number += block.content.count(b"\n") + 1
+                yield block
+            number += 1
+            size = len(piece) - last - 1
+            parts = [piece[last + 1 :]] if size <= max_line_bytes else []
     except Undecodable:
         yield Line(number, "undecodable")
         return
@@ -116,18 +132,26 @@ def lines(path: Path, max_line_bytes: int) -> Iterator[Line]:
         yield Line(line.number, line.content, ended=False)
 
 
-def _rows(piece: bytes, ends: int) -> Iterable[tuple[int, bytes]]:
-    """What stands between the newlines of a piece, by how many of these come before; of many empty rows only the first
-    and the last, because a bomb of them is not worth a look at each."""
-    if piece.count(b"\n\n") < _MANY_EMPTY:
-        return enumerate(piece.split(b"\n"))
-    found = {0: b"", ends: b""}
+def each_of(block: Block, max_line_bytes: int) -> Iterator[Line]:
+    """The lines of a block that are not blank."""
+    for index, content in _rows(block.content):
+        if len(content) > max_line_bytes:
+            yield Line(block.number + index, "oversized")
+        elif stripped := content.strip():
+            yield Line(block.number + index, stripped)
+
+
+def _rows(content: bytes) -> Iterable[tuple[int, bytes]]:
+    """What stands between newlines, by how many of these come before; of many empty rows none, because a bomb of them
+    is not worth a look at each."""
+    if content.count(b"\n\n") < _MANY_EMPTY:
+        yield from enumerate(content.split(b"\n"))
+        return
     index = place = 0
-    for match in _ROW.finditer(piece):
-        index += piece.count(b"\n", place, match.start())
+    for match in _ROW.finditer(content):
+        index += content.count(b"\n", place, match.start())
         place = match.start()
-        found[index] = match.group()
-    return sorted(found.items())
+        yield index, match.group()
 
 
 def _line(number: int, parts: list[bytes], size: int, limit: int) -> Iterator[Line]:

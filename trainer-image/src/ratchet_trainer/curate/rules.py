@@ -114,13 +114,18 @@ def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 def _suspicious(
     texts: Iterable[Sequence[str]], look: Callable[[Sequence[str]], Iterable[int]]
-) -> set[int]:  # fmt: skip
-    """Indices of the groups of texts in one of which there is, at a look at many at once, something."""
-    flat, owners = list[str](), list[int]()
+) -> dict[int, set[int]]:  # fmt: skip
+    """Of the groups of texts in which there is something, at a look at many at once, by their indices: in which."""
+    flat, owners = list[str](), list[tuple[int, int]]()
     for index, group in enumerate(texts):
         flat += group
-        owners += [index] * len(group)
-    return {owners[piece.start + index] for piece in batches(flat) for index in look(flat[piece])}
+        owners += [(index, place) for place in range(len(group))]
+    found: dict[int, set[int]] = {}
+    for piece in batches(flat):
+        for each in look(flat[piece]):
+            index, place = owners[piece.start + each]
+            found.setdefault(index, set()).add(place)
+    return found
 
 
 def clean(
@@ -130,7 +135,7 @@ def clean(
     suspicious = _suspicious(([*(m.content for m in e.context), e.answer] for e in examples), suspects)
     kept = []
     for index, example in enumerate(examples):
-        cleaned = _cleaned(example, what, counts) if index in suspicious else example
+        cleaned = _cleaned(example, suspicious[index], what, counts) if index in suspicious else example
         if cleaned is None:
             step.drop("sensitive", example.text)
         else:
@@ -139,22 +144,24 @@ def clean(
     return kept
 
 
-def _cleaned(example: Example, what: dict[SensitiveKind, Action], counts: SensitiveCounts) -> Example | None:
-    """The example itself when nothing is found, redacted when something is, None when that drops it."""
+def _cleaned(
+    example: Example, suspicious: set[int], what: dict[SensitiveKind, Action], counts: SensitiveCounts
+) -> Example | None:
+    """The example itself when nothing is found in its suspicious turns, redacted when something is, None when that
+    drops it."""
     texts = [*(message.content for message in example.context), example.answer]
-    cleaned, found = [], Counter[SensitiveKind]()
-    for text in texts:
-        new, here = redact(text, what)
-        cleaned.append(new)
+    found = Counter[SensitiveKind]()
+    for place in suspicious:
+        texts[place], here = redact(texts[place], what)
         found += here
     counts.found.update(found)
     if not found:
         return example
     if any(what[kind] == "drop" for kind in found):
         return None
-    context = [m.model_copy(update={"content": t}) for m, t in zip(example.context, cleaned, strict=False)]
-    counts.residual += any(what[kind] != "keep" for text in cleaned for kind in find(text))
-    return replace(example, context=tuple(context), answer=cleaned[-1])
+    context = [m.model_copy(update={"content": t}) for m, t in zip(example.context, texts, strict=False)]
+    counts.residual += any(what[kind] != "keep" for place in suspicious for kind in find(texts[place]))
+    return replace(example, context=tuple(context), answer=texts[-1])
 
 
 def uncontaminated(examples: Sequence[Keyed], held_out: HeldOut, step: Step) -> list[Keyed]:

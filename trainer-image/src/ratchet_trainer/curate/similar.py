@@ -99,17 +99,17 @@ def _shingle_hashes(texts: Columns) -> tuple[Hashes, Indices]:
     for offset in range(LETTERS):
         hashes ^= texts.codes[offset : offset + count]
         hashes *= _PRIME
-    inside = np.zeros(count + LETTERS, dtype=np.int8)
-    long = texts.lengths >= LETTERS
-    np.add.at(inside, texts.starts[long], 1)
-    np.add.at(inside, texts.starts[long] + texts.lengths[long] - LETTERS + 1, -1)
-    where = np.flatnonzero(np.cumsum(inside[:count], dtype=np.int8))
-    hashes = hashes[where]
-    owners = texts.owners[where]
-    short = np.flatnonzero(~long & (texts.lengths > 0))
+    whole = np.ones(count, dtype=np.bool_)
+    behind = texts.starts + texts.lengths
+    for offset in range(LETTERS):  # what begins there goes on behind the text's end
+        places = np.maximum(behind - offset, 0)
+        whole[places[places < count]] = False
+    hashes = hashes[whole]
+    owners = np.repeat(np.arange(len(texts.lengths)), np.maximum(texts.lengths - LETTERS + 1, 0))
+    short = np.flatnonzero((texts.lengths < LETTERS) & (texts.lengths > 0))
     if len(short):
-        whole = [_folded(texts.codes[texts.starts[i] : texts.starts[i] + texts.lengths[i]]) for i in short]
-        hashes, owners = np.concatenate([hashes, *whole]), np.concatenate([owners, short])
+        alone = [_folded(texts.codes[texts.starts[i] : texts.starts[i] + texts.lengths[i]]) for i in short]
+        hashes, owners = np.concatenate([hashes, *alone]), np.concatenate([owners, short])
     hashes ^= hashes >> _SHIFT
     hashes *= _MIX
     return hashes, owners

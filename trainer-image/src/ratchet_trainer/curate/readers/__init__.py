@@ -6,10 +6,13 @@ the first object of a file that any of them recognises, and stays with it to the
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ratchet_api.data import SourceFormat
+from ratchet_api.records import Feedback
 from ratchet_trainer.curate import plain, read, values
-from ratchet_trainer.curate.read import Line, LineProblem
+from ratchet_trainer.curate.plain import PlainFeedback
+from ratchet_trainer.curate.read import Block, Line, LineProblem
 from ratchet_trainer.curate.readers.alpaca import Alpaca
 from ratchet_trainer.curate.readers.base import Entry, Owner, Reader, content_digest, decode, read_entry
 from ratchet_trainer.curate.readers.guide import Interactions
@@ -19,7 +22,7 @@ from ratchet_trainer.curate.readers.messages import Messages
 from ratchet_trainer.curate.readers.ratchet import Ratchet
 from ratchet_trainer.curate.readers.sharegpt import ShareGPT
 
-__all__ = ["READERS", "SUFFIXES", "Entry", "Owner", "entries", "own_entries", "reader_of", "suffix_of"]
+__all__ = ["READERS", "SUFFIXES", "Entry", "Numbered", "Owner", "entries", "own_entries", "own_feedback", "reader_of", "suffix_of"]
 
 READERS: tuple[Reader, ...] = (Ratchet(), LiteLLM(), Langfuse(), Interactions(), ShareGPT(), Alpaca(), Messages())
 """The more particular first."""
@@ -32,11 +35,50 @@ def suffix_of(name: str) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
-def own_entries(path: Path, max_line_bytes: int) -> Iterator[tuple[Line, Entry | LineProblem | None]]:
-    """The lines of a segment of our own, and the record of each."""
-    for line in read.lines(path, max_line_bytes):
-        record = (plain.parse(line.content) if isinstance(line.content, bytes) else None) or read.parse(line)
-        yield line, record if isinstance(record, str) else Entry(record)
+class Numbered(NamedTuple):
+    """A line of a file, or an element of it, and what it says."""
+
+    number: int
+    size: int
+    """Bytes, about."""
+    entry: Entry | LineProblem | None
+    """The record, why there is none, or None for what is not to be learnt from."""
+
+
+def own_entries(path: Path, max_line_bytes: int) -> Iterator[Numbered]:
+    """The lines of a segment of our own."""
+    for found in read.blocks(path, max_line_bytes):
+        if isinstance(found, Line):
+            yield _own(found)
+            continue
+        records = plain.records_of(found.content) if len(found.content) <= max_line_bytes else None
+        if records is None:
+            yield from map(_own, read.each_of(found, max_line_bytes))
+            continue
+        size = len(found.content) // len(records)
+        for number, record in enumerate(records, start=found.number):
+            yield Numbered(number, size, Entry(record))
+
+
+def own_feedback(path: Path, max_line_bytes: int) -> Iterator[Feedback | PlainFeedback]:
+    """The feedback in a segment of our own."""
+    for found in read.blocks(path, max_line_bytes):
+        if not isinstance(found.content, bytes) or b'"feedback"' not in found.content:
+            continue
+        small = isinstance(found, Block) and len(found.content) <= max_line_bytes
+        records = plain.feedback_of(found.content) if small else None
+        if records is not None:
+            yield from records
+            continue
+        for line in read.each_of(found, max_line_bytes) if isinstance(found, Block) else (found,):
+            record = _own(line).entry
+            if isinstance(record, Entry) and isinstance(record.record, Feedback | PlainFeedback):
+                yield record.record
+
+
+def _own(line: Line) -> Numbered:
+    record = (plain.parse(line.content) if isinstance(line.content, bytes) else None) or read.parse(line)
+    return Numbered(line.number, len(line.content), record if isinstance(record, str) else Entry(record))
 
 
 def reader_of(path: Path, format: SourceFormat, max_line_bytes: int) -> Reader | None:
@@ -52,16 +94,13 @@ def reader_of(path: Path, format: SourceFormat, max_line_bytes: int) -> Reader |
     return None
 
 
-def entries(
-    path: Path, reader: Reader | None, owner: Owner, max_line_bytes: int
-) -> Iterator[tuple[Line, Entry | LineProblem | None]]:
-    """The lines (or the elements) of a file, and the record of each, why there is none, or None for what is not to be
-    learnt from."""
+def entries(path: Path, reader: Reader | None, owner: Owner, max_line_bytes: int) -> Iterator[Numbered]:
+    """The lines (or the elements) of a file."""
     for line in values.content(path, max_line_bytes):
         value = decode(line)
+        entry: Entry | LineProblem | None = "unrecognised"
         if isinstance(value, str):
-            yield line, value
-        elif reader is None:
-            yield line, "unrecognised"
-        else:
-            yield line, read_entry(reader, value, content_digest(line), owner)
+            entry = value
+        elif reader is not None:
+            entry = read_entry(reader, value, content_digest(line), owner)
+        yield Numbered(line.number, len(line.content), entry)
