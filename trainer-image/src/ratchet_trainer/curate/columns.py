@@ -22,6 +22,8 @@ BATCH_CHARACTERS = 1 << 17
 """Letters that are looked at together: few enough for the processor's cache, many enough that Python does not count."""
 _IN_WORDS = bytes(code < 128 and (chr(code).isalnum() or code == ord("_")) for code in range(256))
 _MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
+_WIDER = np.array([0x80, 0x800, 0x10000], dtype=np.uint32)
+"""Code points from which UTF-8 takes one byte more."""
 _LONG = 64
 """Bytes of a word beyond which it is digested by itself."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -91,7 +93,7 @@ class Columns:
         if len(encoded) == len(self._joined):
             inside, owned = np.frombuffer(encoded.translate(_IN_WORDS), dtype=np.bool_), self.starts
         else:
-            widths = 1 + sum((self.codes >= least).astype(np.int64) for least in (0x80, 0x800, 0x10000))
+            widths = np.searchsorted(_WIDER, self.codes, side="right") + 1
             inside, owned = np.repeat(_word_codes()[self.codes], widths), (np.cumsum(widths) - widths)[self.starts]
         return np.flatnonzero(np.diff(inside, prepend=False, append=False)), owned
 

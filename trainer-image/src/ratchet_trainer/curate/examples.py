@@ -6,11 +6,10 @@ Room: trainer. Pure: typed values in, typed values out, every number counted, th
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import re2
 
@@ -43,8 +42,7 @@ UNCATEGORISED = "uncategorised"
 _LEFT, _RIGHT = r"(?:^|[^0-9A-Za-z_])", r"(?:$|[^0-9A-Za-z_])"
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The feedback that counts for one answer: the latest."""
 
     value: Literal["up", "down"]
@@ -52,8 +50,7 @@ class Verdict:
     time: datetime
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One example before it is written: the conversation, the answer to learn, and where it came from."""
 
     id: str
@@ -223,8 +220,8 @@ def varied(example: Example, count: int) -> list[Example]:
     """The example in the first `count` other phrasings."""
     last = example.context[-1]
     return [
-        replace(
-            example, context=(*example.context[:-1], last.model_copy(update={"content": form.format(last.content)})),
+        example._replace(
+            context=(*example.context[:-1], last.model_copy(update={"content": form.format(last.content)})),
             origin="variation",
         )
         for form in VARIATIONS[:count]

@@ -7,8 +7,8 @@ disk.
 import json
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,7 @@ from ratchet_trainer.curate.spill import Examples, ExampleStore, Spill, microsec
 from ratchet_trainer.curate.text import normalised
 
 
-@dataclass(frozen=True)
-class Keyed:
+class Keyed(NamedTuple):
     """An example with the normal forms by which it is compared."""
 
     example: Example

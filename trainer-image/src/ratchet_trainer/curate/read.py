@@ -112,13 +112,14 @@ def blocks(path: Path, max_line_bytes: int) -> Iterator[Block | Line]:
             if first < 0:
                 continue
             yield from _line(number, parts, size, max_line_bytes)
-            if first < last:
-                block = Block(number + 1, piece[first + 1 : last])
-                number += block.content.count(b"\n") + 1
-                yield block
+            content, tail = piece[first + 1 : last], piece[last + 1 :]
+            del piece  # so that not both are held while others look at the block
             number += 1
-            size = len(piece) - last - 1
-            parts = [piece[last + 1 :]] if size <= max_line_bytes else []
+            if first < last:
+                yield Block(number, content)
+                number += content.count(b"\n") + 1
+            size = len(tail)
+            parts = [tail] if size <= max_line_bytes else []
     except Undecodable:
         yield Line(number, "undecodable")
         return
@@ -198,8 +199,9 @@ def _gathered(unpacked: Iterator[bytes], allowed: int) -> Iterator[bytes]:
             held.append(piece)
             size += len(piece)
             if size >= _PIECE:
-                yield b"".join(held)
+                piece = b"".join(held)
                 held, size = [], 0
+                yield piece
     except (Undecodable, EndsWithinFrame, ExpandsTooMuch):
         yield b"".join(held)
         raise

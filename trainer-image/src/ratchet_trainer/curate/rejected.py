@@ -5,7 +5,7 @@ funnel of the rejected says what became of its answer, as the other funnel says 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -67,13 +67,13 @@ class Rejected:
             return
         assert verdict is not None
         self.funnel["judged"].keep()
-        found = example_of(entry, interaction, replace(verdict, correction=""), categorise)
+        found = example_of(entry, interaction, verdict._replace(correction=""), categorise)
         if not isinstance(found, Example):
             self.funnel["answered"].drop(found)
             return
         self.funnel["answered"].keep()
         # Nobody learns to say it, so it counts towards no share of the model's own answers.
-        rejected = replace(found, origin="rejected", own=False, demonstrated=False)
+        rejected = found._replace(origin="rejected", own=False, demonstrated=False)
         bound = beyond(rejected, curation.limits)
         if bound is not None:
             self.funnel["limits"].drop(bound, rejected.text)

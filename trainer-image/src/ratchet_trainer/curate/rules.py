@@ -5,7 +5,7 @@ Room: trainer. Pure. Every example that a rule reads it keeps or drops, by a nam
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 import numpy as np
@@ -132,16 +132,24 @@ def clean(
     examples: Sequence[Example], what: dict[SensitiveKind, Action], step: Step, counts: SensitiveCounts
 ) -> list[Example]:
     """Examples without personal data and secrets, each redacted or left out as its kinds ask."""
-    suspicious = _suspicious(([*(m.content for m in e.context), e.answer] for e in examples), suspects)
-    kept = []
+    suspicious = _suspicious(map(_said, examples), suspects)
+    kept, redacted = list[Example](), list[list[str]]()
     for index, example in enumerate(examples):
         cleaned = _cleaned(example, suspicious[index], what, counts) if index in suspicious else example
         if cleaned is None:
             step.drop("sensitive", example.text)
-        else:
-            step.keep(changed=cleaned is not example)
-            kept.append(cleaned)
+            continue
+        step.keep(changed=cleaned is not example)
+        kept.append(cleaned)
+        if cleaned is not example:
+            redacted.append(_said(cleaned))
+    for index, places in _suspicious(redacted, suspects).items():
+        counts.residual += any(what[kind] != "keep" for place in places for kind in find(redacted[index][place]))
     return kept
+
+
+def _said(example: Example) -> list[str]:
+    return [*[message.content for message in example.context], example.answer]
 
 
 def _cleaned(
@@ -149,8 +157,7 @@ def _cleaned(
 ) -> Example | None:
     """The example itself when nothing is found in its suspicious turns, redacted when something is, None when that
     drops it."""
-    texts = [*(message.content for message in example.context), example.answer]
-    found = Counter[SensitiveKind]()
+    texts, found = _said(example), Counter[SensitiveKind]()
     for place in suspicious:
         texts[place], here = redact(texts[place], what)
         found += here
@@ -160,8 +167,7 @@ def _cleaned(
     if any(what[kind] == "drop" for kind in found):
         return None
     context = [m.model_copy(update={"content": t}) for m, t in zip(example.context, texts, strict=False)]
-    counts.residual += any(what[kind] != "keep" for place in suspicious for kind in find(texts[place]))
-    return replace(example, context=tuple(context), answer=texts[-1])
+    return example._replace(context=tuple(context), answer=texts[-1])
 
 
 def uncontaminated(examples: Sequence[Keyed], held_out: HeldOut, step: Step) -> list[Keyed]:
@@ -218,7 +224,7 @@ def unlike(pool: Pool, examples: Examples, curation: Curation, step: Step) -> Ex
     ranked = np.lexsort((-np.arange(len(examples)), ~corrections))
 
     def shingles_of(rank: int) -> npt.NDArray[np.uint32]:
-        return shingles(normalised(examples[int(ranked[rank])].text))
+        return shingles(normalised(examples.text(int(ranked[rank]))))
 
     similarity = float(curation.near_duplicates.similarity)
     found = twins(pool.bands(examples.indices[ranked]), len(ranked), shingles_of, similarity)

@@ -76,14 +76,13 @@ def _band_keys(texts: Columns) -> Keys:
     each shingle of a short text is put in several times, each time hashed anew: that changes no similarity of sets."""
     count = len(texts.lengths)
     hashes, owners = _shingle_hashes(texts)
-    sizes = np.bincount(owners, minlength=count)
+    sizes = np.maximum(texts.lengths - LETTERS + 1, texts.lengths > 0)
     turns = np.clip(-(-_FULL // np.maximum(sizes, 1)), 1, _MOST_TURNS)
     least = np.full(count * _BINS, _EMPTY, dtype=np.uint32)
-    turns_of = turns[owners]
     for turn in range(int(turns.max(initial=0))):
         if turn:
-            again = np.flatnonzero(turns_of > turn)
-            hashes, owners, turns_of = hashes[again], owners[again], turns_of[again]
+            again = np.flatnonzero((turns > turn)[owners])
+            hashes, owners = hashes[again], owners[again]
         fresh = _rehashed(hashes, turn)
         bins = (fresh >> np.uint32(16)) * np.uint32(_BINS) >> np.uint32(16)
         np.minimum.at(least, owners * _BINS + bins, fresh * _INNER & _BELOW_EMPTY)

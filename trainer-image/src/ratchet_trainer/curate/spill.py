@@ -137,9 +137,16 @@ class ExampleStore:
         begin = self._spill.absorb(folder / "examples.msgpack")
         self._places.frombytes((np.load(folder / "places.npy")[1:] + begin).tobytes())
 
+    def text(self, index: int) -> str:
+        """An example's prompt and answer."""
+        _, turns, answer, *_ = self._fields(index)
+        return f"{turns[-1][1]}\n{answer}"
+
+    def _fields(self, index: int) -> Any:
+        return unpacked(self._spill.read(self._places[index], self._places[index + 1]))
+
     def __getitem__(self, index: int) -> Example:
-        piece = self._spill.read(self._places[index], self._places[index + 1])
-        id, turns, answer, origin, category, time, session, principal, own, demonstrated = unpacked(piece)
+        id, turns, answer, origin, category, time, session, principal, own, demonstrated = self._fields(index)
         context = tuple(Message(role=role, content=content, weight=weight) for role, content, weight in turns)
         return Example(id, context, answer, origin, category, moment(time), session, principal, own, demonstrated)
 
@@ -166,6 +173,10 @@ class Examples(Sequence[Example]):
         if isinstance(index, slice):
             return Examples(self._store, self.indices[index])
         return self._store[int(self.indices[index])]
+
+    def text(self, index: int) -> str:
+        """Prompt and answer of one of them, for less than the example costs."""
+        return self._store.text(int(self.indices[index]))
 
     def at(self, places: Sequence[int]) -> "Examples":
         """Those of the store at these places, in this order; one may come several times."""

@@ -7,9 +7,10 @@ from array import array
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ratchet_api.records import Feedback, Interaction
 from ratchet_trainer.curate.columns import Hashes, Indices, digest
@@ -25,18 +26,30 @@ _Dated = tuple[int, str, Verdict]
 """Microseconds since 1970, id, and what it said."""
 
 
+class _Sorted(NamedTuple):
+    """All feedback by answer, then by time."""
+
+    answers: Hashes
+    times: Indices
+    numbers: Indices
+    thumbs: npt.NDArray[np.int8]
+
+
 class Verdicts:
     """Feedback by response id, in any order; of each the latest counts (by time, then by id)."""
 
     def __init__(self) -> None:
         self._answers, self._times, self._ends = array("Q"), array("q"), array("q", [0])
+        self._thumbs = array("b")
+        """+1 and -1; 0 for what comes with a correction."""
         self._spill = Spill()
-        self._sorted: tuple[Hashes, Indices, Indices] | None = None
-        """Answers, times and numbers of all feedback, by answer, then by time."""
+        self._sorted: _Sorted | None = None
 
     def add(self, feedback: Feedback | PlainFeedback) -> None:
         """Takes one piece of feedback."""
-        piece = packed((feedback.id, feedback.value, feedback.correction.strip()))
+        correction = feedback.correction.strip()
+        piece = packed((feedback.id, feedback.value, correction))
+        self._thumbs.append(0 if correction else 1 if feedback.value == "up" else -1)
         self._answers.append(digest(feedback.response_id))
         self._times.append(microseconds(feedback.time))
         self._ends.append(self._spill.append(piece) + len(piece))
@@ -46,7 +59,7 @@ class Verdicts:
         """Into files of its own."""
         self._spill.save(folder / "said.msgpack")
         columns = {"answers": np.array(self._answers), "times": np.array(self._times), "ends": np.array(self._ends)}
-        np.savez(folder / "said.npz", allow_pickle=False, **columns)
+        np.savez(folder / "said.npz", allow_pickle=False, thumbs=np.array(self._thumbs), **columns)
 
     def absorb(self, folder: Path) -> None:
         """Takes what another one saved."""
@@ -54,6 +67,7 @@ class Verdicts:
         with np.load(folder / "said.npz") as columns:
             self._answers.frombytes(columns["answers"].tobytes())
             self._times.frombytes(columns["times"].tobytes())
+            self._thumbs.frombytes(columns["thumbs"].tobytes())
             self._ends.frombytes((columns["ends"][1:] + begin).tobytes())
         self._sorted = None
 
@@ -70,31 +84,37 @@ class Verdicts:
             for id in entry.aliases:
                 wanted.append(digest(id))
                 owners.append(index)
-        answers = self._sorted[0]
+        answers, times, _, thumbs = self._sorted
         first = np.searchsorted(answers, np.array(wanted, dtype=np.uint64), side="left")
         last = np.searchsorted(answers, np.array(wanted, dtype=np.uint64), side="right")
         found: list[_Dated | None] = [None] * len(records)
-        for place in np.flatnonzero(first < last).tolist():
+        some = np.flatnonzero(first < last)
+        alone = np.where(last[some] == first[some] + 1, thumbs[first[some]], 0).tolist()
+        for place, time, thumb in zip(some.tolist(), times[first[some]].tolist(), alone, strict=True):
             index = owners[place]
             entry, interaction = records[index]
+            if thumb and not entry.aliases and not entry.verdicts:
+                said = moment(time)
+                if not entry.dated or said < interaction.time or said < day_end(interaction.time) + delay:
+                    found[index] = time, "", Verdict("up" if thumb > 0 else "down", "", said)
+                continue
             until = microseconds(day_end(interaction.time) + delay) if entry.dated else None
             found[index] = _later(found[index], self._latest(int(first[place]), int(last[place]), until))
         for index, (entry, _) in enumerate(records):
-            for said in entry.verdicts:
-                verdict = Verdict(said.value, said.correction.strip(), said.time)
-                found[index] = _later(found[index], (microseconds(said.time), said.id, verdict))
+            for each in entry.verdicts:
+                verdict = Verdict(each.value, each.correction.strip(), each.time)
+                found[index] = _later(found[index], (microseconds(each.time), each.id, verdict))
         return [None if one is None else one[2] for one in found]
 
-    def _in_order(self) -> tuple[Hashes, Indices, Indices]:
-        answers = np.array(self._answers, dtype=np.uint64)
-        times = np.array(self._times, dtype=np.int64)
+    def _in_order(self) -> _Sorted:
+        answers, times = np.array(self._answers, dtype=np.uint64), np.array(self._times, dtype=np.int64)
         order = np.lexsort((times, answers))
-        return answers[order], times[order], order
+        return _Sorted(answers[order], times[order], order, np.array(self._thumbs, dtype=np.int8)[order])
 
     def _latest(self, first: int, last: int, until: int | None) -> _Dated | None:
         """Of feedback on one answer, that from one place to another in the order of `_sorted`."""
         assert self._sorted is not None
-        _, times, numbers = self._sorted
+        _, times, numbers, _ = self._sorted
         if until is not None and times[last - 1] >= until:
             last = first + int(np.searchsorted(times[first:last], until))
             if first == last:

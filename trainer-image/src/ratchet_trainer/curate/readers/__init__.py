@@ -22,7 +22,18 @@ from ratchet_trainer.curate.readers.messages import Messages
 from ratchet_trainer.curate.readers.ratchet import Ratchet
 from ratchet_trainer.curate.readers.sharegpt import ShareGPT
 
-__all__ = ["READERS", "SUFFIXES", "Entry", "Numbered", "Owner", "entries", "own_entries", "own_feedback", "reader_of", "suffix_of"]
+__all__ = [
+    "READERS",
+    "SUFFIXES",
+    "Entry",
+    "Numbered",
+    "Owner",
+    "entries",
+    "own_entries",
+    "own_feedback",
+    "reader_of",
+    "suffix_of",
+]
 
 READERS: tuple[Reader, ...] = (Ratchet(), LiteLLM(), Langfuse(), Interactions(), ShareGPT(), Alpaca(), Messages())
 """The more particular first."""
