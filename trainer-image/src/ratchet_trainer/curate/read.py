@@ -113,11 +113,12 @@ def blocks(path: Path, max_line_bytes: int) -> Iterator[Block | Line]:
                 continue
             yield from _line(number, parts, size, max_line_bytes)
             content, tail = piece[first + 1 : last], piece[last + 1 :]
-            del piece  # so that not both are held while others look at the block
+            del piece  # here and below: so that no two are held while others look at one, or the next is unpacked
             number += 1
             if first < last:
                 yield Block(number, content)
                 number += content.count(b"\n") + 1
+            del content
             size = len(tail)
             parts = [tail] if size <= max_line_bytes else []
     except Undecodable:
@@ -198,14 +199,20 @@ def _gathered(unpacked: Iterator[bytes], allowed: int) -> Iterator[bytes]:
                 raise ExpandsTooMuch
             held.append(piece)
             size += len(piece)
+            del piece
             if size >= _PIECE:
-                piece = b"".join(held)
-                held, size = [], 0
-                yield piece
+                yield _emptied(held)
+                size = 0
     except (Undecodable, EndsWithinFrame, ExpandsTooMuch):
-        yield b"".join(held)
+        yield _emptied(held)
         raise
-    yield b"".join(held)
+    yield _emptied(held)
+
+
+def _emptied(held: list[bytes]) -> bytes:
+    whole = b"".join(held)
+    held.clear()  # before others look at it
+    return whole
 
 
 def _gunzipped(raw: IO[bytes]) -> Iterator[bytes]:
@@ -241,11 +248,9 @@ def _decompressed(raw: IO[bytes]) -> Iterator[bytes]:
     while rest or (rest := raw.read(_COMPRESSED_PIECE)):
         frame = frame or decoder.decompressobj()
         try:
-            piece = frame.decompress(rest)
+            yield frame.decompress(rest)
         except zstandard.ZstdError as error:
             raise Undecodable from error
-        if piece:
-            yield piece
         rest = frame.unused_data
         if frame.eof:
             frame = None

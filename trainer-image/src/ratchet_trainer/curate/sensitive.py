@@ -58,6 +58,8 @@ class _Form:
     hints: tuple[str, ...] = ()
     """One of these stands in every match: a search for them spares most texts the pattern."""
     holds: Callable[[str], bool] | None = None
+    digits: int = 0
+    """So many are in every match, at least."""
 
 
 # Whole secrets before what may be found within them; a number's longer forms before the shorter ones.
@@ -111,28 +113,40 @@ _FORMS = (
         ("@",),
         _no_account_of_git,
     ),
-    _Form("iban", re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)"), (), _mod97),
-    _Form("creditCard", re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?![\w])"), (), _luhn),
+    # Those without a hint begin with the letters that they begin with, by which a search passes over all others; what
+    # must not stand before them comes second.
+    _Form(
+        "iban",
+        re.compile(r"[A-Z](?<!\w.)[A-Z]\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)"),
+        (),
+        _mod97,
+        2,
+    ),
+    _Form("creditCard", re.compile(r"\d(?<![\w.].)(?:[ -]?\d){12,18}(?![\w])"), (), _luhn, 13),
     _Form(
         "usSocialSecurityNumber",
         re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])"),
         ("-",),
+        digits=9,
     ),
     _Form(
         "phone",
         re.compile(
-            r"(?<![\w.])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}(?!\w)"
-            r"|(?<![\w.(-])(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}(?![\w-])"
-            r"|(?<![\w.-])0\d{2,4}[ /-]\d{5,8}(?![\w-])"
+            r"[+(\d](?:(?<=\+)(?<![\w.].)\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){5,12}(?!\w)"
+            r"|(?<![\w.(-].)(?:(?<=\()\d{3}\) ?|(?<=\d)\d\d[-. ])\d{3}[-. ]\d{4}(?![\w-])"
+            r"|(?<=0)(?<![\w.-].)\d{2,4}[ /-]\d{5,8}(?![\w-]))"
         ),
+        digits=7,
     ),
     _Form(
         "ipAddress",
         re.compile(
-            r"(?<![\w.:-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)|(?<![\w:.])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])"
+            r"[\da-fA-F:](?:(?<=\d)(?<![\w.:-].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\w)"
+            r"|(?<![\w:.].)(?:(?<=:)|(?<=[0-9a-fA-F])[0-9a-fA-F]{0,3}:)(?:[0-9a-fA-F]{0,4}:){1,6}[0-9a-fA-F]{0,4}(?![\w:]))"
         ),
         (".", ":"),
         _address,
+        1,
     ),
 )  # fmt: skip
 _SUSPECT = re2.compile(
@@ -143,15 +157,14 @@ _SUSPECT = re2.compile(
 )
 """In linear time what is in every match of a form; so no text in which it is not has any."""
 _DIGIT = re.compile(r"\d")
-_NUMERIC: frozenset[SensitiveKind] = frozenset({"iban", "creditCard", "usSocialSecurityNumber", "phone", "ipAddress"})
 _PLACEHOLDERS = {kind: "[" + re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).upper() + "]" for kind in KINDS}
 
 
 def _forms(text: str) -> Iterator[_Form]:
     """The forms that a text may hold."""
-    digits = _DIGIT.search(text) is not None
+    digits = len(_DIGIT.findall(text))
     for form in _FORMS:
-        if not digits and form.kind in _NUMERIC:
+        if digits < form.digits:
             continue
         for hint in form.hints:
             if hint in text:
