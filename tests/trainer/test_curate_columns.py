@@ -46,6 +46,19 @@ def test_words_of_many_texts_are_those_of_each(texts: list[str]) -> None:
     assert len(set(by_hash.values())) == len(by_hash), "one word has one hash, wherever it stands"
 
 
+def test_long_words_are_told_apart_by_their_ends() -> None:
+    texts = [("a" * length + end) for length in (6, 7, 8, 15, 16, 63, 64, 65, 1000) for end in ("b", "c", "é")]
+    hashes, owners = Columns([*texts, *reversed(texts)]).words
+    assert owners.tolist() == list(range(2 * len(texts)))
+    assert hashes[: len(texts)].tolist() == hashes[len(texts) :].tolist()[::-1]
+    assert len(set(hashes.tolist())) == len(texts)
+
+
+@given(st.text(st.characters(max_codepoint=127) | st.sampled_from("  \t\n\x0b\x1cAZ"), max_size=12))
+def test_plain_letters_have_the_normal_form_of_all(text: str) -> None:
+    assert normalised(text) == " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 @given(st.lists(LETTERS, max_size=8), st.integers(1, 5))
 def test_sequences_stay_within_their_text(texts: list[str], length: int) -> None:
     hashes, owners = Columns([normalised(text) for text in texts]).sequences(length)

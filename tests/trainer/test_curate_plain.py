@@ -112,3 +112,35 @@ def test_feedback_of_either_form_is_joined() -> None:
     verdict = verdicts.of(asked, timedelta(days=1))
     assert verdict is not None
     assert (verdict.correction, verdict.time) == ("better", said.time)
+
+
+PIECES = (
+    json.dumps(INTERACTION), json.dumps(FEEDBACK), json.dumps(INTERACTION, separators=(",", ":")),
+    json.dumps(INTERACTION | {"duration": 1.23456789}), json.dumps(FEEDBACK | {"comment": "\u00e9 and 'kind'"}),
+    json.dumps(FEEDBACK | {"comment": 'a "kind" one'}), json.dumps(FEEDBACK | {"comment": "C:\\users"}),
+    json.dumps(FEEDBACK).replace('"kind"', '"\\u006bind"'), json.dumps(INTERACTION).replace('"kind"', '"\\u006Bind"'),
+    json.dumps(INTERACTION | {"usage": {"kind": "x"}}), json.dumps(FEEDBACK | {"time": "2026-11-20T10:00:00.1234567Z"}),
+    json.dumps(INTERACTION).replace('{"kind"', '{"kind": "feedback", "kind"'), json.dumps(INTERACTION | {"new": 1}),
+    "{}", "", " ", "7", "{", "}", '{"a": {}', '{"kind": 1}', json.dumps(INTERACTION)[:-1], "\r", ",", "\xa0", '"kind"',
+)  # fmt: skip
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=5), st.sampled_from(["\n", "\n", "\n", "", " ", "\r\n"]))
+def test_lines_read_together_are_those_read_one_by_one(pieces: list[str], between: str) -> None:
+    content = between.join(pieces).encode()
+    found = plain.records_of(content)
+    alone = [plain.parse(line) for line in content.split(b"\n")]
+    if found is not None:
+        assert found == alone
+        assert plain.feedback_of(content) == [one for one in found if isinstance(one, PlainFeedback)]
+    spoken = plain.feedback_of(content)
+    if spoken is not None and None not in alone:
+        assert spoken == [one for one in alone if isinstance(one, PlainFeedback)]
+
+
+def test_the_usual_lines_are_read_together() -> None:
+    content = "\n".join(PIECES[:4]).encode()
+    assert len(plain.records_of(content) or []) == 4
+    assert len(plain.feedback_of(content) or []) == 1
+    assert plain.records_of(PIECES[0].encode()) == [plain.parse(PIECES[0].encode())]

@@ -29,7 +29,10 @@ class Timeline:
 
     def add(self, at: datetime | None, verdict: Verdict | None) -> None:
         """Counts one interaction; None is a time that nobody noted."""
-        counter = self.undated if at is None else self.days.setdefault(at.astimezone(UTC).date(), Counter())
+        counter = self.undated
+        if at is not None:
+            day = (at if at.tzinfo is UTC else at.astimezone(UTC)).date()
+            counter = self.days.get(day) or self.days.setdefault(day, Counter())
         counter[opinion(verdict)] += 1
 
     def absorb(self, other: "Timeline") -> None:

@@ -75,7 +75,7 @@ class _Passed(msgspec.Struct, frozen=True, tag_field="kind", tag="interaction"):
     """An interaction that is passed by."""
 
 
-_FRACTION = re.compile(rb"\.\d{7}")
+_FRACTION, _SECONDS = re.compile(rb"\.\d{7}"), re.compile(rb":\d\d")
 """Perhaps a time finer than microseconds, which the model cuts off and this decoder would round."""
 _DECODER = msgspec.json.Decoder(PlainInteraction | PlainFeedback)
 _FEEDBACK = msgspec.json.Decoder(_Passed | PlainFeedback)
@@ -143,4 +143,5 @@ def _follow(codes: npt.NDArray[np.uint8], places: npt.NDArray[np.int64], wanted:
 
 def _finer(content: bytes) -> bool:
     """Whether so fine a fraction stands behind what may be the seconds of a time."""
-    return any(content[match.start() - 3 : match.start() - 2] == b":" for match in _FRACTION.finditer(content))
+    found = (match.start() for match in _FRACTION.finditer(content))
+    return any(_SECONDS.fullmatch(content, max(place - 3, 0), place) for place in found)

@@ -22,7 +22,9 @@ held out only when it is the whole turn, or nearly every turn with these words w
 def normalised(text: str) -> str:
     """Unicode NFKC, case folded, white space collapsed: what counts as the same text."""
     if text.isascii():  # which is in NFKC, and of which each letter has one fold
-        return " ".join(text.lower().split())
+        folded = text.lower()
+        plain = folded.isprintable() and "  " not in folded  # then there is no white space but single blanks
+        return folded.strip() if plain else " ".join(folded.split())
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
