@@ -1,14 +1,13 @@
 """Examples that are compared with each other: what they say is in a store, what they are compared by in columns.
 
-Room: trainer. Pure but for the store's file. About 60 bytes of memory an example, and the bands of near duplicates on
-disk.
+Room: trainer. Pure but for its files. Eight bytes of memory an example while they come; what they are compared by, and
+the bands of near duplicates, is on disk, and in memory while a rule looks at it.
 """
 
 import json
-from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from ratchet_trainer.curate.columns import Hashes, Indices, digest
 from ratchet_trainer.curate.examples import Example
 from ratchet_trainer.curate.similar import BANDS, band_keys
-from ratchet_trainer.curate.spill import Examples, ExampleStore, Spill, microseconds
+from ratchet_trainer.curate.spill import Column, Examples, ExampleStore, Spill, microseconds
 from ratchet_trainer.curate.text import normalised
 
 
@@ -40,35 +39,43 @@ class Keyed(NamedTuple):
         return f"{self.conversation[-1]} {self.answer}".strip()
 
 
+def _conversation(keyed: Keyed) -> str:
+    turns = zip(keyed.example.context, keyed.conversation, strict=True)
+    return "".join([f"{turn.role}{len(text)}:{text}" for turn, text in turns])
+
+
+def _prefix(id: str) -> int:
+    """The first letters of an id, in its order."""
+    return int.from_bytes(id.encode("utf-8", "surrogatepass")[:8].ljust(8, b"\0"), "big")
+
+
 class Pool:
     """Examples in the order in which they came; `bands` says whether near duplicates will be asked for."""
 
     def __init__(self, bands: bool) -> None:
         self.store = ExampleStore()
-        self._times, self._prefixes = array("q"), array("Q")
-        self._conversations, self._answers = array("Q"), array("Q")
-        self._own, self._corrections = array("b"), array("b")
-        self._categories, self._people = array("i"), array("i")
+        self._times, self._prefixes = Column(np.int64), Column(np.uint64)
+        self._conversations, self._answers = Column(np.uint64), Column(np.uint64)
+        self._own, self._corrections = Column(np.int8), Column(np.int8)
+        self._categories, self._people = Column(np.int32), Column(np.int32)
         self._names: dict[str, int] = {"": 0}
         self._bands = _Bands() if bands else None
 
     def add(self, keyed: Sequence[Keyed]) -> None:
         """Takes some more."""
-        for one in keyed:
-            example = one.example
+        examples = [one.example for one in keyed]
+        for example in examples:
             self.store.append(example)
-            self._times.append(microseconds(example.time))
-            self._prefixes.append(
-                int.from_bytes(example.id.encode("utf-8", "surrogatepass")[:8].ljust(8, b"\0"), "big")
-            )
-            turns = zip(example.context, one.conversation, strict=True)
-            self._conversations.append(digest("".join([f"{turn.role}{len(text)}:{text}" for turn, text in turns])))
-            self._answers.append(digest(one.answer))
-            self._own.append(example.own)
-            self._corrections.append(example.origin == "correction")
-            self._categories.append(self._names.setdefault(f"category {example.category}", len(self._names)))
-            person = f"person {example.principal}" if example.principal else ""
-            self._people.append(self._names.setdefault(person, len(self._names)))
+        self._times.extend([microseconds(example.time) for example in examples])
+        self._prefixes.extend([_prefix(example.id) for example in examples])
+        self._conversations.extend([digest(_conversation(one)) for one in keyed])
+        self._answers.extend([digest(one.answer) for one in keyed])
+        self._own.extend([example.own for example in examples])
+        self._corrections.extend([example.origin == "correction" for example in examples])
+        number = self._names.setdefault
+        self._categories.extend([number(f"category {one.category}", len(self._names)) for one in examples])
+        people = [f"person {one.principal}" if one.principal else "" for one in examples]
+        self._people.extend([number(person, len(self._names)) for person in people])
         if self._bands is not None and keyed:
             self._bands.append(band_keys([one.text for one in keyed]))
 
@@ -76,14 +83,19 @@ class Pool:
         """Into a new folder."""
         folder.mkdir()
         self.store.save(folder)
-        np.savez(
-            folder / "columns.npz", allow_pickle=False, times=np.array(self._times), prefixes=np.array(self._prefixes),
-            conversations=self.conversations, answers=self.answers, own=np.array(self._own),
-            corrections=np.array(self._corrections), categories=self.categories, people=self.people,
-        )  # fmt: skip
+        columns = {name: column.all for name, column in self._columns.items()}
+        np.savez(folder / "columns.npz", allow_pickle=False, **columns)
         (folder / "names.json").write_text(json.dumps(list(self._names)))
         if self._bands is not None:
             self._bands.save(folder)
+
+    @property
+    def _columns(self) -> dict[str, Column[Any]]:
+        return {
+            "times": self._times, "prefixes": self._prefixes, "conversations": self._conversations,
+            "answers": self._answers, "own": self._own, "corrections": self._corrections,
+            "categories": self._categories, "people": self._people,
+        }  # fmt: skip
 
     def absorb(self, folder: Path) -> None:
         """Takes what another one saved, behind what is there."""
@@ -91,45 +103,41 @@ class Pool:
         names = json.loads((folder / "names.json").read_text())
         numbers = np.array([self._names.setdefault(name, len(self._names)) for name in names], dtype=np.int32)
         with np.load(folder / "columns.npz") as columns:
-            for column, name in (
-                (self._times, "times"), (self._prefixes, "prefixes"), (self._conversations, "conversations"),
-                (self._answers, "answers"), (self._own, "own"), (self._corrections, "corrections"),
-            ):  # fmt: skip
-                column.frombytes(columns[name].tobytes())
-            self._categories.frombytes(numbers[columns["categories"]].tobytes())
-            self._people.frombytes(numbers[columns["people"]].tobytes())
+            for name, column in self._columns.items():
+                values = columns[name]
+                column.absorb(numbers[values] if name in ("categories", "people") else values)
         if self._bands is not None:
             self._bands.absorb(folder)
 
     @property
     def conversations(self) -> Hashes:
         """(examples,) Digest of everything before the answer, in normal form."""
-        return np.array(self._conversations, dtype=np.uint64)
+        return self._conversations.all
 
     @property
     def answers(self) -> Hashes:
         """(examples,) Digest of the answer in normal form."""
-        return np.array(self._answers, dtype=np.uint64)
+        return self._answers.all
 
     @property
     def own(self) -> npt.NDArray[np.bool_]:
         """(examples,) Whether a version of the cycle wrote the answer."""
-        return np.array(self._own, dtype=np.bool_)
+        return self._own.all.astype(np.bool_)
 
     @property
     def corrections(self) -> npt.NDArray[np.bool_]:
         """(examples,) Whether a person wrote the answer."""
-        return np.array(self._corrections, dtype=np.bool_)
+        return self._corrections.all.astype(np.bool_)
 
     @property
     def categories(self) -> npt.NDArray[np.int32]:
         """(examples,) A number for each category."""
-        return np.array(self._categories, dtype=np.int32)
+        return self._categories.all
 
     @property
     def people(self) -> npt.NDArray[np.int32]:
         """(examples,) A number for each person; 0 for nobody known."""
-        return np.array(self._people, dtype=np.int32)
+        return self._people.all
 
     def bands(self, indices: Indices) -> Iterator[Hashes]:
         """For each band its key of each of these examples."""
@@ -139,7 +147,7 @@ class Pool:
 
     def sorted(self) -> Examples:
         """All, by time, then by id."""
-        times, prefixes = np.array(self._times, dtype=np.int64), np.array(self._prefixes, dtype=np.uint64)
+        times, prefixes = self._times.all, self._prefixes.all
         order = np.lexsort((prefixes, times))
         same = (np.diff(times[order]) == 0) & (np.diff(prefixes[order]) == 0)
         edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])).astype(np.int8)))
@@ -168,7 +176,9 @@ class _Bands:
         self._chunks += [(begin + place, count) for place, count in np.load(folder / "bands.npy").tolist()]
 
     def band(self, index: int) -> Hashes:
-        found = bytearray()
+        found, done = np.empty(sum(count for _, count in self._chunks), dtype=np.uint64), 0
         for place, count in self._chunks:
-            found += self._spill.read(place + index * 8 * count, place + (index + 1) * 8 * count)
-        return np.frombuffer(found, dtype=np.uint64)
+            keys = self._spill.read(place + index * 8 * count, place + (index + 1) * 8 * count)
+            found[done : done + count] = np.frombuffer(keys, dtype=np.uint64)
+            done += count
+        return found

@@ -25,6 +25,7 @@ from ratchet_trainer.curate.text import HeldOut, normalised, words
 
 _LOOP_WORDS = 5
 _LOOP_FROM_WORDS = 20
+_AT_ONCE = 1 << 16
 
 
 def beyond(example: Example, limits: Limits) -> str | None:
@@ -194,10 +195,10 @@ def _contamination(example: Example, held_out: HeldOut) -> str | None:
 
 def agreeing(pool: Pool, examples: Examples, step: Step) -> Examples:
     """Examples but those whose answer differs from the latest correction of the same conversation."""
-    conversations, answers = pool.conversations[examples.indices], pool.answers[examples.indices]
     corrected = np.flatnonzero(pool.corrections[examples.indices])
     if not len(corrected):
-        return _parted(examples, np.ones(len(examples), dtype=np.bool_), "contradicted", step)
+        return _all(examples, step)
+    conversations, answers = pool.conversations[examples.indices], pool.answers[examples.indices]
     known, newest = np.unique(conversations[corrected][::-1], return_index=True)
     right = answers[corrected][::-1][newest]
     places = np.minimum(np.searchsorted(known, conversations), len(known) - 1)
@@ -289,7 +290,7 @@ def _within(
     if curation.max_per_category is None and curation.max_per_principal is None:
         return room, its_own
     of_category, of_person = Counter[int](), Counter[int]()
-    pairs = zip(categories[::-1].tolist(), people[::-1].tolist(), strict=True)
+    pairs = zip(_backwards(categories), _backwards(people), strict=True)
     for index, (category, person) in enumerate(pairs, start=1):
         if curation.max_per_category is not None and of_category[category] >= curation.max_per_category:
             room[-index] = False
@@ -299,6 +300,12 @@ def _within(
             of_category[category] += 1
             of_person[person] += 1
     return room, its_own
+
+
+def _backwards(numbers: npt.NDArray[np.int32]) -> Iterator[int]:
+    """A few at a time, because a list of them is many times as large."""
+    for end in range(len(numbers), 0, -_AT_ONCE):
+        yield from numbers[max(0, end - _AT_ONCE) : end][::-1].tolist()
 
 
 def _own_allowed(own: Flags, share: Decimal | None) -> int:

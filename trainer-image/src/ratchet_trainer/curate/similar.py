@@ -178,9 +178,12 @@ def _pairs(keys: Keys) -> Indices:
     partners."""
     count = len(keys)
     order = np.argsort(keys, kind="stable")
-    edges = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]], append=~keys[order[-1:]]) != 0)
-    sizes = np.diff(edges)
-    starts = edges[:-1]
+    in_order = keys[order]
+    alike = np.zeros(count + 1, dtype=np.bool_)
+    alike[1:-1] = in_order[1:] == in_order[:-1]
+    del in_order
+    edges = np.flatnonzero(alike[1:] != alike[:-1])  # where runs of more than one begin and where their last ones are
+    starts, sizes = edges[::2], edges[1::2] - edges[::2] + 1
     found = []
     for behind in range(1, int(sizes.max(initial=1))):
         starts, sizes = starts[sizes > behind], sizes[sizes > behind]

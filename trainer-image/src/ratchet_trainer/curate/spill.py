@@ -9,13 +9,14 @@ import os
 import tempfile
 import weakref
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, Generic, TypeVar, overload
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.columns import Indices
@@ -24,6 +25,9 @@ from ratchet_trainer.curate.examples import Example
 IN_MEMORY = 32 << 20
 """Bytes that are held before a file is begun."""
 _PIECE = 1 << 20
+_ROWS = 1 << 13
+"""Numbers of a column that are handed over together."""
+N = TypeVar("N", bound=np.generic)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -67,11 +71,24 @@ class Spill:
 
     def append(self, piece: bytes) -> int:
         """Where the piece begins."""
-        place = self._written + len(self._tail)
+        place = self.size
         self._tail += piece
         if len(self._tail) > self._limit:
             self._write()
         return place
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self._written + len(self._tail)
+
+    def copy(self, out: memoryview) -> None:
+        """All of them into as many bytes."""
+        place = 0
+        while place < self._written:
+            assert self._file is not None
+            place += os.preadv(self._file.fileno(), [out[place : self._written]], place)
+        out[place:] = self._tail
 
     def _write(self) -> None:
         if self._file is None:
@@ -91,7 +108,7 @@ class Spill:
 
     def absorb(self, path: Path) -> int:
         """Takes the pieces that another one saved; gives back where they begin."""
-        begin = self._written + len(self._tail)
+        begin = self.size
         with path.open("rb") as saved:
             while part := saved.read(_PIECE):
                 self.append(part)
@@ -104,6 +121,53 @@ class Spill:
             return bytes(self._tail[start - self._written : end - self._written])
         assert self._file is not None
         return os.pread(self._file.fileno(), end - start, start)
+
+
+class Column(Generic[N]):
+    """Numbers of one kind, by the order in which they came: in a file when they are many."""
+
+    def __init__(self, dtype: type[N]) -> None:
+        self._dtype = np.dtype(dtype)
+        self._spill = Spill(_PIECE)
+        self._tail = array(self._dtype.char)
+
+    def __len__(self) -> int:
+        return self._spill.size // self._dtype.itemsize + len(self._tail)
+
+    def append(self, number: int) -> None:
+        """Takes one more."""
+        self._tail.append(number)
+        if len(self._tail) >= _ROWS:
+            self._settle()
+
+    def extend(self, numbers: Iterable[int]) -> None:
+        """Takes some more."""
+        self._tail.extend(numbers)
+        if len(self._tail) >= _ROWS:
+            self._settle()
+
+    def absorb(self, numbers: npt.NDArray[N]) -> None:
+        """Takes as many as there are."""
+        self._settle()
+        self._spill.append(numbers.astype(self._dtype, copy=False).tobytes())
+
+    def _settle(self) -> None:
+        self._spill.append(self._tail.tobytes())
+        del self._tail[:]
+
+    @property
+    def all(self) -> npt.NDArray[N]:
+        """(numbers,) A copy of all of them."""
+        self._settle()
+        found = np.empty(len(self), dtype=self._dtype)
+        if len(found):
+            self._spill.copy(found.data.cast("B"))
+        return found
+
+    def __getitem__(self, index: int) -> int:
+        self._settle()
+        size = self._dtype.itemsize
+        return int(np.frombuffer(self._spill.read(index * size, (index + 1) * size), dtype=self._dtype)[0])
 
 
 class ExampleStore:
