@@ -14,6 +14,7 @@ import zstandard
 
 VOCABULARY = 20_000
 MEMORY = 100_000
+HELD_OUT = ["what would you do with the old harbour of a town that has lost its ships and all of its sailors"]
 SECRETS = (
     "jane.doe{}@mail.example.com", "+49 30 12{:05d}", "DE89 3704 0044 0532 0130 00", "4111 1111 1111 1111",
     "203.0.113.{:d}", "AKIA{:016d}", "ghp_{:036d}",

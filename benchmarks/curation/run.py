@@ -38,7 +38,6 @@ from ratchet_trainer.curate.spill import Examples  # noqa: E402
 from ratchet_trainer.curate.text import HeldOut  # noqa: E402
 
 UNTIL = datetime(2026, 11, 20, tzinfo=UTC)
-HELD_OUT = ["what would you do with the old harbour of a town that has lost its ships and all of its sailors"]
 RANGES: dict[str, dict[str, float]] = json.loads((HERE / "ranges.json").read_text())
 """What each figure has to be. `target` is what is aimed at where that is not reached yet."""
 SAID = {
@@ -166,9 +165,11 @@ def main() -> int:
         files = sorted(Path(scratch).iterdir())
         seconds: dict[str, list[float]] = {"ours": [], "twin": [], "datatrove": []}
         for _ in range(options.rounds):
-            took, (kept, counts) = timed(lambda: curated(files, held_out=HELD_OUT))
+            took, (kept, counts) = timed(lambda: curated(files, held_out=material.HELD_OUT))
             seconds["ours"].append(took)
-            took, (their_left, their_exact, their_near, their_redacted) = timed(lambda: twin.curate(files, HELD_OUT))
+            took, (their_left, their_exact, their_near, their_redacted) = timed(
+                lambda: twin.curate(files, material.HELD_OUT)
+            )
             seconds["twin"].append(took)
             trove = by_datatrove(Path(scratch))
             seconds["datatrove"].append(trove["seconds"])

@@ -154,12 +154,14 @@ class Invariants:
         assert thing is not None
         meta = thing["metadata"]
         if old is None:
+            owner, there = meta["ownerReferences"][0], self._simulation.server.all("ConfigMap")
+            found = next((one for one in there if one["metadata"]["uid"] == owner["uid"]), None)
+            if found is None:
+                return  # a request that arrives after its attempt is over: the garbage collector takes the Job at once
             # A cycle that was deleted and applied again may use the names again.
-            owner = meta["ownerReferences"][0]
-            if all(one["metadata"]["uid"] != owner["uid"] for one in self._simulation.server.all(owner["kind"])):
-                return  # a request that arrives after its owner is gone: the garbage collector takes the Job at once
-            self._jobs[f"{owner['uid']}/{meta['name']}"].add(meta["uid"])
-            if len(self._jobs[f"{owner['uid']}/{meta['name']}"]) > 1:
+            attempt = f"{found['metadata']['ownerReferences'][0]['uid']}/{meta['name']}"
+            self._jobs[attempt].add(meta["uid"])
+            if len(self._jobs[attempt]) > 1:
                 self._fail(f"Job {meta['name']} was made twice")
 
     # Status of a cycle

@@ -50,7 +50,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a Job of another owner is looked at as ours", "reconcile/jobs.py",
-        "if found is None or not found.metadata.owned_by(owner_uid):", "if found is None:",
+        "if found is None or not found.metadata.owned_by(input_uid):", "if found is None:",
     ),
     Mutation(
         "the name of a Job is not its attempt's", "manifests/stages.py",
@@ -58,13 +58,13 @@ MUTATIONS = (
     ),
     Mutation(
         "a Job is made before its name is written", "reconcile/version.py",
-        "        self.store(stages.planned(entry, name, request.name, launcher))\n",
-        "        await jobs.create(self.ctx.kube, request)\n"
-        "        self.store(stages.planned(entry, name, request.name, launcher))\n",
+        "        self.store(stages.planned(entry, name, prepared.name, str(prepared.input_uid), launcher))\n",
+        "        await launchers.create(self.ctx.kube, prepared)\n"
+        "        self.store(stages.planned(entry, name, prepared.name, str(prepared.input_uid), launcher))\n",
     ),
     Mutation(
         "a planned Job that is not there is not made", "reconcile/version.py",
-        "                self.request = await self._request(cycle, name, entry.attempts, entry.launcher)",
+        "                self.request = replace(request, input_uid=entry.input_uid)",
         "                pass",
     ),
     Mutation(

@@ -4,6 +4,7 @@
 """
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -145,7 +146,7 @@ def arm(of: ImprovementCycle, adapter: AdapterRef | None) -> list[dict[str, Any]
 
 
 def stage(of: ImprovementCycle, name: str) -> list[dict[str, Any]]:
-    request = stage_request(of, name)
+    request = replace(stage_request(of, name), input_uid="uid-of-its-input")
     return [stages.config_map(request), stages.job(request)]
 
 
@@ -234,7 +235,8 @@ def test_the_stamp_changes_with_the_manifest() -> None:
 
 
 def test_a_person_cannot_replace_our_labels() -> None:
-    labels = stages.job(stage_request(rich(), "train"))["spec"]["template"]["metadata"]["labels"]
+    _, job = stage(rich(), "train")
+    labels = job["spec"]["template"]["metadata"]["labels"]
     assert labels["ratchet.dev/cycle"] == "assistant"
     assert labels["team"] == "assistants"
 

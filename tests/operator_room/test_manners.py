@@ -143,7 +143,9 @@ async def test_a_foreign_child_of_our_name_is_not_adopted(fake_world: World) -> 
     await world.remove("Job", "mine-evaluate-0")
     await world.settle()
     mine = (await world.jobs())["mine-evaluate-0"]
-    assert mine.metadata.owned_by((await world.version("mine")).metadata.uid)
+    (stage,) = (await world.version("mine")).status.stages
+    assert stage.input_uid is not None
+    assert mine.metadata.owned_by(stage.input_uid)
 
 
 @pytest.mark.parametrize("error", [Unavailable, Conflict, NotLeading])

@@ -30,14 +30,14 @@ def job_failed(**facts: Any) -> JobSeen:
 
 
 def test_a_job_is_planned_before_it_is_made() -> None:
-    status = planned(None, "train", "v-train-0")
+    status = planned(None, "train", "v-train-0", "c")
     assert (status.job, status.job_uid, status.started_at) == ("v-train-0", None, None)
     move = advance(status, None, NOW)
     assert move.status == status, "no Job yet: it is made, not missed"
 
 
 def test_a_job_that_is_seen_is_remembered() -> None:
-    move = advance(planned(None, "train", "v-train-0"), JobSeen("u"), NOW)
+    move = advance(planned(None, "train", "v-train-0", "c"), JobSeen("u"), NOW)
     assert (move.status.job_uid, move.status.started_at) == ("u", NOW)
     assert advance(move.status, JobSeen("u"), NOW + timedelta(hours=1)).status == move.status
 
@@ -112,7 +112,7 @@ def test_retries_end() -> None:
         move = advance(status, job_failed(exit_code=75), NOW)
         status = move.status
         if status.finished_at is None:
-            status = planned(status, "train", f"v-train-{tries}").model_copy(update={"job_uid": "u"})
+            status = planned(status, "train", f"v-train-{tries}", "c").model_copy(update={"job_uid": "u"})
         assert tries < 10
     assert tries == 4, "one attempt, and three more"
 
@@ -130,14 +130,14 @@ def test_what_is_missing_is_looked_for_ever_slower_and_for_ever() -> None:
         assert move.stalled == Remark(Reason.MISSING_BASE_MODEL, "words")
         assert move.status.retry_at is not None
         delays.append((move.status.retry_at - NOW).total_seconds())
-        status = planned(move.status, "train", "next").model_copy(update={"job_uid": "u"})
+        status = planned(move.status, "train", "next", "c").model_copy(update={"job_uid": "u"})
     assert delays == sorted(delays)
     assert delays[0] == 5
     assert delays[-1] == 300
 
 
 def test_missing_stays_said_until_an_attempt_got_further() -> None:
-    status = planned(RUNS.model_copy(update={"reason": "MissingBucket", "message": "words"}), "train", "next")
+    status = planned(RUNS.model_copy(update={"reason": "MissingBucket", "message": "words"}), "train", "next", "c")
     starts = JobSeen("u2", running_since=NOW)
     assert advance(status, None, NOW).stalled is not None
     assert advance(status, JobSeen("u2"), NOW).stalled is not None

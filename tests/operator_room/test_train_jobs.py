@@ -56,7 +56,8 @@ def request(name: str = "assistant-7", **training: Any) -> StageRequest:
     )
     owner = Owner("ModelVersion", name, "uid-7")
     base = cycle.spec.base_model
-    return StageRequest(cycle, owner, work, cycle.spec.training.job, "trainer:1", base, launcher="TrainJob")
+    job = cycle.spec.training.job
+    return StageRequest(cycle, owner, work, job, "trainer:1", base, launcher="TrainJob", input_uid="uid-8")
 
 
 def made(**training: Any) -> JSON:
@@ -89,7 +90,7 @@ def test_what_it_says() -> None:
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     template = job["template"]["spec"]["template"]
     assert template["metadata"]["labels"]["team"] == "ml"
-    assert template["metadata"]["labels"][OWNER_LABEL] == "uid-7"
+    assert template["metadata"]["labels"][OWNER_LABEL] == "uid-8"
     assert template["spec"]["nodeSelector"] == {"gpu": "a100"}
     assert template["spec"]["imagePullSecrets"] == [{"name": "pull"}]
     assert template["spec"]["securityContext"]["runAsNonRoot"] is True
@@ -367,7 +368,7 @@ async def test_on_the_real_definitions(kubeflow: None, world: World, repository:
 def train_job_of(raw: JSON) -> JSON:
     """The object as the API server keeps it holds everything that was asked for."""
     meta = raw["metadata"]
-    assert {"kind": "ModelVersion", "name": "assistant-1"}.items() <= meta["ownerReferences"][0].items()
+    assert {"kind": "ConfigMap", "name": meta["name"]}.items() <= meta["ownerReferences"][0].items()
     (patch,) = raw["spec"]["runtimePatches"]
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     template = job["template"]["spec"]["template"]

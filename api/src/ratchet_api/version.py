@@ -257,6 +257,8 @@ class StageStatus(Observed):
     """Name of its present Job; written before the Job is created."""
     launcher: Literal["Job", "TrainJob"] = "Job"
     """What kind of object `job` is."""
+    input_uid: str | None = None
+    """uid of its ConfigMap, which is there before the Job and owns it."""
     left: list[LeftTrainJob] = Field(default_factory=list, max_length=LEFT_LIMIT)
     """TrainJobs to remove."""
     job_uid: str | None = None

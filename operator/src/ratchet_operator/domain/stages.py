@@ -88,11 +88,14 @@ def planned(
     status: StageStatus | None,
     stage: Literal["curate", "train", "evaluate", "export"],
     job: str,
+    input_uid: str,
     launcher: Launcher = "Job",
 ) -> StageStatus:
-    """The stage's status with `job`, an object of the kind `launcher`, as its present Job."""
+    """The stage's status with `job`, an object of the kind `launcher`, as its present Job, which the ConfigMap with
+    `input_uid` owns."""
     status = status or StageStatus(stage=stage)
-    return status.model_copy(update={"job": job, "launcher": launcher, "job_uid": None, "retry_at": None})
+    fields = {"job": job, "input_uid": input_uid, "launcher": launcher, "job_uid": None, "retry_at": None}
+    return status.model_copy(update=fields)
 
 
 def expired(status: StageStatus, ttl: timedelta, now: datetime) -> tuple[list[str], datetime | None]:
@@ -226,6 +229,7 @@ def _failed(status: StageStatus, failure: FailureClass, why: Remark, now: dateti
     again = status.model_copy(
         update={
             "job": None,
+            "input_uid": None,
             "job_uid": None,
             "attempts": following.attempts,
             "retry_at": retry_at,
@@ -242,6 +246,7 @@ def _missing(status: StageStatus, why: Remark, now: datetime) -> StageMove:
     again = status.model_copy(
         update={
             "job": None,
+            "input_uid": None,
             "job_uid": None,
             "attempts": attempts.model_copy(update={"missing": attempts.missing + 1}),
             "retry_at": retry_at,

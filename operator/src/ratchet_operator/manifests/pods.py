@@ -26,6 +26,11 @@ def owner(kind: str, name: str, uid: str) -> list[JSON]:
     return [{"apiVersion": GROUP_VERSION, "kind": kind, "name": name, "uid": uid, "controller": True}]
 
 
+def input_owner(name: str, uid: str) -> list[JSON]:
+    """The same of what a ConfigMap tells what to do."""
+    return [{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid, "controller": True}]
+
+
 def labels(cycle: str, **others: str) -> dict[str, str]:
     """Labels of a child; `others` by their last part: version="a-1" -> ratchet.dev/version."""
     own = {CYCLE_LABEL: cycle} | {f"{GROUP}/{key}": value for key, value in others.items() if value}

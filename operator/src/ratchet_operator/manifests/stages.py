@@ -66,6 +66,8 @@ class StageRequest:
     anchors: Anchors | None = None
     launcher: Literal["Job", "TrainJob"] = "Job"
     """What it is handed to; see manifests.trainjobs for the other one."""
+    input_uid: str | None = None
+    """uid of its ConfigMap, once that is there."""
 
     @property
     def name(self) -> str:
@@ -90,14 +92,15 @@ def job_name(work: CurateInput | TrainInput | EvaluateInput | ExportInput, limit
 
 
 def metadata(request: StageRequest) -> JSON:
-    """Of all that is made for an attempt."""
-    who = request.input.identity
-    return {
-        "name": request.name,
-        "namespace": who.namespace,
-        "labels": labels(request),
-        "ownerReferences": pods.owner(request.owner.kind, request.owner.name, request.owner.uid),
-    }
+    """Of a Job or TrainJob. Its ConfigMap alone owns it: a request to make it that comes when the attempt is over, and
+    the ConfigMap with it, makes what the garbage collector takes at once."""
+    assert request.input_uid is not None, "the ConfigMap is made first"
+    return _metadata(request, pods.input_owner(request.name, request.input_uid))
+
+
+def _metadata(request: StageRequest, owners: list[JSON]) -> JSON:
+    namespace = request.input.identity.namespace
+    return {"name": request.name, "namespace": namespace, "labels": labels(request), "ownerReferences": owners}
 
 
 def labels(request: StageRequest) -> dict[str, str]:
@@ -109,7 +112,8 @@ def labels(request: StageRequest) -> dict[str, str]:
 
 def config_map(request: StageRequest) -> JSON:
     """The stage's input."""
-    return input_config_map(metadata(request), request.input)
+    owner = request.owner
+    return input_config_map(_metadata(request, pods.owner(owner.kind, owner.name, owner.uid)), request.input)
 
 
 def input_config_map(metadata: JSON, work: BaseModel) -> JSON:

@@ -20,7 +20,7 @@ API_VERSION = "trainer.kubeflow.org/v1alpha1"
 NODE = "node"
 """What Kubeflow Trainer calls the Job of the nodes and their container."""
 OWNER_LABEL = f"{GROUP}/owner"
-"""On the pods of a TrainJob: uid of the version, because pods are owned by a Job of a JobSet of the TrainJob."""
+"""On the pods of a TrainJob: uid of its ConfigMap, because pods are owned by a Job of a JobSet of the TrainJob."""
 MANAGER = f"{GROUP}/{FIELD_MANAGER}"
 CREDENTIALS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION", "HF_TOKEN",
@@ -71,7 +71,7 @@ def _patch(request: StageRequest, spec: JSON, main: JSON) -> JSON:
     )  # fmt: skip
     template = {
         "metadata": {
-            "labels": pods.pod_labels(labels(request) | {OWNER_LABEL: request.owner.uid}, overrides),
+            "labels": pods.pod_labels(labels(request) | {OWNER_LABEL: str(request.input_uid)}, overrides),
             "annotations": pods.scrape_annotations(METRICS_PORT, overrides),
         },
         "spec": {

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ratchet_api.announcements import Announcement
 from ratchet_api.reasons import Reason
@@ -111,21 +111,25 @@ def soonest(now: datetime, *moments: datetime | float | None) -> float | None:
     return min(delays, default=None)
 
 
+T = TypeVar("T")
+
+
 class Acts:
     """The writes at the end of a pass: one that the API server refuses does not keep the others from being done."""
 
     def __init__(self) -> None:
         self.refused: Remark | None = None
 
-    async def attempt(self, act: Awaitable[object]) -> None:
-        """Do it. Only a refusal is caught: whatever may pass by itself ends the pass, which is then repeated."""
+    async def attempt(self, act: Awaitable[T]) -> T | None:
+        """Do it. Only a refusal is caught (None): whatever may pass by itself ends the pass, which is then repeated."""
         try:
-            await act
+            return await act
         except Stalling as error:
             self.refused = self.refused or Remark(error.reason, error.message)
         except Forbidden as error:
             text = f"the operator may not do what it has to; its Role lacks a rule: {error}"
             self.refused = self.refused or Remark(Reason.INFRASTRUCTURE_ERROR, text)
+        return None
 
     def settle(self, ctx: Context, uid: str) -> float | None:
         """Remember the refusal, or that there is none any more; returns 0 when that is news."""

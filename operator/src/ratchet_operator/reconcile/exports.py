@@ -4,6 +4,7 @@ Room: operator, reconcile. Writes status.export and the condition Exported, and 
 goes wrong here is said there and holds nothing up. The decisions are domain.exports' and domain.stages'.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ratchet_api.conditions import find, merged
@@ -18,7 +19,7 @@ from ratchet_operator.domain import exports, stages
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests.stages import Owner, StageRequest
-from ratchet_operator.reconcile import jobs
+from ratchet_operator.reconcile import jobs, launchers
 from ratchet_operator.reconcile.context import Acts
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ async def advance(this: "VersionPass") -> None:
     if stages.retry_due(status.work, this.now):
         await _plan(this, cycle, status)
         return
-    seen = await jobs.observe(
-        this.ctx.kube, this.version.metadata.namespace, this.version.metadata.uid, status.work, this.now
-    )
+    kube, namespace = this.ctx.kube, this.version.metadata.namespace
+    seen = await launchers.observe(kube, namespace, status.work, this.now)
+    if seen is None and await launchers.unprepared(kube, namespace, status.work):
+        await _plan(this, cycle, status)
+        return
     # No setting makes an export smaller, so running out of memory is final.
     move = stages.advance(status.work, seen, this.now, shrinkable=False)
     refused = this.ctx.refused.get(_key(this)) if seen is None else None
@@ -53,7 +56,8 @@ async def advance(this: "VersionPass") -> None:
     elif move.status.job is not None and move.status.finished_at is None:
         this.wake.append(this.ctx.settings.pace.training)
         if seen is None and cycle.spec.export is not None:
-            this.export = _request(this, cycle, cycle.spec.export, status.work.attempts)
+            request = _request(this, cycle, cycle.spec.export, status.work.attempts)
+            this.export = replace(request, input_uid=status.work.input_uid)
 
 
 async def _plan(this: "VersionPass", cycle: ImprovementCycle, status: ExportStatus) -> None:
@@ -73,8 +77,13 @@ async def _plan(this: "VersionPass", cycle: ImprovementCycle, status: ExportStat
         _write(this, status, stalled=missing)
         this.wake.append(_look_again(this))
         return
-    request = _request(this, cycle, policy, status.work.attempts)
-    _write(this, status.model_copy(update={"work": stages.planned(status.work, "export", request.name)}))
+    request = await launchers.prepare(this.ctx.kube, _request(this, cycle, policy, status.work.attempts))
+    if isinstance(request, Remark):
+        _write(this, status, stalled=request)
+        this.wake.append(_look_again(this))
+        return
+    work = stages.planned(status.work, "export", request.name, str(request.input_uid))
+    _write(this, status.model_copy(update={"work": work}))
     this.export = request
     this.wake.append(this.ctx.settings.pace.training)
     this.events.append((False, Reason.EXPORTING, f"export starts as Job {request.name}"))
@@ -84,7 +93,7 @@ async def act(this: "VersionPass") -> None:
     """Make the export's Job exist. What the API server refuses is said in Exported by the next pass."""
     acts = Acts()
     if this.export is not None:
-        await acts.attempt(jobs.create(this.ctx.kube, this.export))
+        await acts.attempt(launchers.create(this.ctx.kube, this.export))
     this.wake.append(acts.settle(this.ctx, _key(this)))
 
 

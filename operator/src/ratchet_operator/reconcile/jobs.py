@@ -1,4 +1,4 @@
-"""A stage's Job in the cluster: what is seen of it, and how it comes to be.
+"""A stage's Job in the cluster: what is seen of it, and what it lacks.
 
 Room: operator, reconcile. Shared by curate, train and evaluate.
 """
@@ -15,13 +15,12 @@ from ratchet_api.evaluation import Suite
 from ratchet_api.judge import KEY_ENV, Judge, under_test
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import ExitCode, StageReport
-from ratchet_api.version import StageStatus
 from ratchet_operator.clients.kube import Kube
 from ratchet_operator.clients.objects import ConfigMap, ContainerStatus, Job, Pod, Secret
 from ratchet_operator.domain import suites as domain
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.stages import JobSeen
-from ratchet_operator.manifests.stages import CONTAINER, QUEUE_LABEL, StageRequest, config_map, job
+from ratchet_operator.manifests.stages import CONTAINER, QUEUE_LABEL
 
 UNSCHEDULABLE_AFTER = timedelta(seconds=10)
 """An autoscaler or a finishing pod may make room; after this time it is worth saying."""
@@ -32,14 +31,12 @@ _CAUSES = {int(ExitCode.PREEMPTED): 2, int(ExitCode.TRY_AGAIN): 1}
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
-async def observe(kube: Kube, namespace: str, owner_uid: str, status: StageStatus, now: datetime) -> JobSeen | None:
-    """The stage's present Job and pod; None when there is none that belongs to this owner."""
-    if status.job is None or status.finished_at is not None:
+async def observe(kube: Kube, namespace: str, name: str, input_uid: str, now: datetime) -> JobSeen | None:
+    """The Job and its pods; None when there is none that this ConfigMap owns."""
+    found = await kube.get(Job, namespace, name)
+    if found is None or not found.metadata.owned_by(input_uid):
         return None
-    found = await kube.get(Job, namespace, status.job)
-    if found is None or not found.metadata.owned_by(owner_uid):
-        return None
-    pods = await kube.select(Pod, namespace, f"batch.kubernetes.io/job-name={status.job}")
+    pods = await kube.select(Pod, namespace, f"batch.kubernetes.io/job-name={name}")
     return seen(found, [pod for pod in pods if pod.metadata.owned_by(found.metadata.uid)], now)
 
 
@@ -187,12 +184,6 @@ def waiting(pod: Pod, now: datetime) -> Remark | None:
         if state.reason in ("CreateContainerConfigError", "CreateContainerError"):
             return Remark(Reason.PENDING, f"pod {pod.metadata.name} cannot start: {state.message}")
     return None
-
-
-async def create(kube: Kube, request: StageRequest) -> bool:
-    """ConfigMap, then Job; both are there already when this pass is a repetition. True when the Job is new."""
-    await kube.create(config_map(request), request.owner.uid)
-    return await kube.create(job(request), request.owner.uid)
 
 
 async def missing(

@@ -3,6 +3,7 @@
 Room: operator, reconcile. The decisions are domain.run's and domain.stages'.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ratchet_api.conditions import find
@@ -12,13 +13,12 @@ from ratchet_api.names import CYCLE_KIND, RUN_ANNOTATION, child_name
 from ratchet_api.reasons import ConditionType, Reason
 from ratchet_api.stage import CurateInput, StageIdentity
 from ratchet_api.version import Attempts, ModelVersion, StageStatus
-from ratchet_operator.clients.objects import ConfigMap
 from ratchet_operator.domain import run, stages, versions
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.manifests import pods
 from ratchet_operator.manifests import versions as manifests
 from ratchet_operator.manifests.stages import Owner, StageRequest
-from ratchet_operator.reconcile import jobs
+from ratchet_operator.reconcile import jobs, launchers
 
 if TYPE_CHECKING:
     from ratchet_operator.reconcile.cycle import CyclePass
@@ -50,6 +50,9 @@ def _start(this: "CyclePass") -> None:
     except ValueError:
         return  # said by the summary, which asks for the next time of the same schedule
     if begun is not None:
+        last = this.status.run
+        if last is not None and last.curate is not None:
+            this.leftovers += [_name(this, last, attempt) for attempt in range(last.curate.attempts.total + 1)]
         this.update(run=begun)
         this.wake.append(0.0)
         asked = (
@@ -65,7 +68,10 @@ async def _curate(this: "CyclePass", current: RunStatus) -> None:
     if entry is None or stages.retry_due(entry, this.now):
         await _plan(this, current, entry)
         return
-    seen = await jobs.observe(this.ctx.kube, this.namespace, this.before.metadata.uid, entry, this.now)
+    seen = await launchers.observe(this.ctx.kube, this.namespace, entry, this.now)
+    if seen is None and await launchers.unprepared(this.ctx.kube, this.namespace, entry):
+        await _plan(this, current, entry)
+        return
     # Nothing in the curate stage could be made smaller, so running out of memory is final.
     move = stages.advance(entry, seen, this.now, shrinkable=False)
     current = current.model_copy(update={"curate": move.status})
@@ -76,8 +82,6 @@ async def _curate(this: "CyclePass", current: RunStatus) -> None:
         this.waiting.append(move.waiting)
     if move.retried is not None:
         this.tell(True, move.retried.reason, f"curate is tried again: {move.retried.message}")
-    if move.failed is not None or move.done is not None:
-        this.leftovers += [_name(this, current, attempt) for attempt in range(move.status.attempts.total + 1)]
     if move.failed is not None:
         _finish(this, run.finished(current, "Failed", f"curate: {move.failed.message}", this.now), move.failed.reason)
     elif move.done is not None:
@@ -92,7 +96,7 @@ async def _curate(this: "CyclePass", current: RunStatus) -> None:
         this.update(run=current)
         this.wake.append(this.ctx.settings.pace.training)
         if seen is None and move.status.job is not None:
-            this.curate = _request(this, current, entry.attempts)
+            this.curate = replace(_request(this, current, entry.attempts), input_uid=entry.input_uid)
 
 
 def _numbers(current: RunStatus) -> str:
@@ -110,8 +114,13 @@ async def _plan(this: "CyclePass", current: RunStatus, entry: StageStatus | None
     if missing is not None:
         this.stalled.append(missing)
         return
-    request = _request(this, current, entry.attempts if entry is not None else Attempts())
-    this.update(run=current.model_copy(update={"curate": stages.planned(entry, "curate", request.name)}))
+    attempts = entry.attempts if entry is not None else Attempts()
+    request = await launchers.prepare(this.ctx.kube, _request(this, current, attempts))
+    if isinstance(request, Remark):
+        this.stalled.append(request)
+        return
+    planned = stages.planned(entry, "curate", request.name, str(request.input_uid))
+    this.update(run=current.model_copy(update={"curate": planned}))
     this.curate = request
     this.wake.append(this.ctx.settings.pace.training)
 
@@ -195,10 +204,10 @@ async def act(this: "CyclePass") -> None:
     """Make the run's children be what the status says."""
     kube, current = this.ctx.kube, this.status.run
     if this.curate is not None:
-        await jobs.create(kube, this.curate)
+        await launchers.create(kube, this.curate)
     for name in this.leftovers:
-        # Inputs of a stage that has ended; one that a crash leaves behind goes with the cycle.
-        await kube.delete(ConfigMap, this.namespace, name)
+        # Of the run before, with the Jobs that they own; what a crash leaves behind goes with the cycle.
+        await kube.delete_child("ConfigMap", this.namespace, name, this.before.metadata.uid)
     if current is None or current.version is None or current.dataset is None or not run.active(current):
         return
     there = any(version.metadata.name == current.version for version in this.versions)

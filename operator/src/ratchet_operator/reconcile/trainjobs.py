@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ratchet_api.cycle import ImprovementCycle
 from ratchet_api.reasons import Reason
 from ratchet_operator.clients.kube import Kube
-from ratchet_operator.clients.objects import Pod, TrainJob
+from ratchet_operator.clients.objects import ConfigMap, Pod, TrainJob
 from ratchet_operator.domain import stages
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.stages import JobSeen
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ratchet_operator.reconcile.version import VersionPass
 
 
-async def observe(kube: Kube, namespace: str, owner_uid: str, name: str, now: datetime) -> JobSeen | None:
-    """The TrainJob and its pods; None when there is none that belongs to this owner."""
+async def observe(kube: Kube, namespace: str, name: str, input_uid: str, now: datetime) -> JobSeen | None:
+    """The TrainJob and its pods; None when there is none that this ConfigMap owns."""
     found = await kube.get(TrainJob, namespace, name)
-    if found is None or not found.metadata.owned_by(owner_uid):
+    if found is None or not found.metadata.owned_by(input_uid):
         return None
-    of = f"jobset.sigs.k8s.io/jobset-name={name},{OWNER_LABEL}={owner_uid}"
+    of = f"jobset.sigs.k8s.io/jobset-name={name},{OWNER_LABEL}={input_uid}"
     return seen(found, await kube.select(Pod, namespace, of), now)
 
 
@@ -85,7 +85,8 @@ async def missing(kube: Kube, cycle: ImprovementCycle) -> Remark | None:
 
 
 async def collect(this: "VersionPass") -> None:
-    """Removes TrainJobs that were kept for as long as the cycle says; Jobs are removed by Kubernetes."""
+    """Removes TrainJobs that were kept for as long as the cycle says, and the ConfigMaps that own them; Jobs are
+    removed by Kubernetes."""
     cycle = this.cycle
     entry = next((one for one in this.version.status.stages if one.left), None)
     if cycle is None or entry is None:
@@ -93,7 +94,10 @@ async def collect(this: "VersionPass") -> None:
     meta = this.version.metadata
     over, due = stages.expired(entry, cycle.spec.training.ttl, this.now)
     for name in over:
-        await this.ctx.kube.delete_child("TrainJob", meta.namespace, name, meta.uid)
+        kube, owner = this.ctx.kube, await this.ctx.kube.get(ConfigMap, meta.namespace, name)
+        if owner is not None and owner.metadata.owned_by(meta.uid):
+            await kube.delete_child("TrainJob", meta.namespace, name, owner.metadata.uid)
+            await kube.delete(ConfigMap, meta.namespace, name, owner.metadata.uid)
     this.wake.append(due)
     if over:
         this.store(stages.removed(entry, over))

@@ -4,6 +4,7 @@ Room: operator, reconcile. The only writer of a version's status.
 """
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -169,9 +170,11 @@ class VersionPass:
         if entry is None or stages.retry_due(entry, self.now):
             await self._plan(cycle, name, entry)
             return
-        seen = await launchers.observe(
-            self.ctx.kube, self.version.metadata.namespace, self.version.metadata.uid, entry, self.now
-        )
+        kube, namespace = self.ctx.kube, self.version.metadata.namespace
+        seen = await launchers.observe(kube, namespace, entry, self.now)
+        if seen is None and await launchers.unprepared(kube, namespace, entry):
+            await self._plan(cycle, name, entry)
+            return
         move = stages.advance(entry, seen, self.now, shrinkable=self._shrinkable(cycle, name, entry.attempts))
         self.store(move.status)
         self.stalled, self.waiting = move.stalled, move.waiting
@@ -182,7 +185,8 @@ class VersionPass:
         elif move.status.job is not None and move.status.finished_at is None:
             self.wake.append(self.ctx.settings.pace.training)
             if seen is None:
-                self.request = await self._request(cycle, name, entry.attempts, entry.launcher)
+                request = await self._request(cycle, name, entry.attempts, entry.launcher)
+                self.request = replace(request, input_uid=entry.input_uid)
             elif name == "train" and seen.running_since is not None:
                 numbers = await progress.training(self.ctx, self.version, cycle, self.now)
                 self.update(training=numbers or self.version.status.training)
@@ -224,8 +228,11 @@ class VersionPass:
             missing = await trainjobs.missing(self.ctx.kube, cycle)
         if missing is not None:
             raise Stop(stalled=missing)
-        self.store(stages.planned(entry, name, request.name, launcher))
-        self.request = request
+        prepared = await launchers.prepare(self.ctx.kube, request)
+        if isinstance(prepared, Remark):
+            raise Stop(stalled=prepared)
+        self.store(stages.planned(entry, name, prepared.name, str(prepared.input_uid), launcher))
+        self.request = prepared
         self.wake.append(self.ctx.settings.pace.training)
         reason = Reason.TRAINING if name == "train" else Reason.EVALUATING
         self.events.append((False, reason, f"{name} starts as {launcher} {request.name}"))
