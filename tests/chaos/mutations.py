@@ -73,6 +73,14 @@ MUTATIONS = (
         "        if True:\n            return StageMove(status, stalled=_stalled(status))\n",
     ),
     Mutation(
+        "the input of a Job that was deleted stays", "reconcile/launchers.py",
+        "        await kube.delete(ConfigMap, namespace, status.job, status.input_uid)", "        pass",
+    ),
+    Mutation(
+        "a Job in the place of a deleted one is taken for it", "reconcile/launchers.py",
+        "if status.job_uid is None or (seen is not None and seen.uid == status.job_uid):", "if True:",
+    ),
+    Mutation(
         "the status is written after acting", "reconcile/cycle.py",
         "        await self._write()\n", "        await self._converge()\n        await self._write()\n",
     ),
