@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["ratchet_trainer", "ratchet_api", "json
     from ratchet_trainer.curate import plain, read
     from ratchet_trainer.curate.curated import build
     from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examples_of
-    from ratchet_trainer.curate.readers import SUFFIXES
+    from ratchet_trainer.curate.readers import SUFFIXES, Entry, own_entries
     from ratchet_trainer.curate.text import HeldOut
     from ratchet_trainer.errors import StageError
 
@@ -70,12 +70,16 @@ def look(data: bytes, folder: Path) -> None:
 
 
 def _agree(path: Path) -> None:
-    for line in read.lines(path, CURATION.max_line_bytes):
-        if isinstance(line.content, bytes):
-            quick, careful = plain.parse(line.content), read.parse(line)
-            if quick is not None:
-                assert not isinstance(careful, str), (careful, line)
-                assert (quick.id, quick.time, quick.cycle) == (careful.id, careful.time, careful.cycle), line
+    """The quick way is the careful one, and lines that are read together are what they are alone."""
+    limit = CURATION.max_line_bytes
+    for line, found in zip(read.lines(path, limit), own_entries(path, limit), strict=True):
+        careful = read.parse(line)
+        quick = plain.parse(line.content) if isinstance(line.content, bytes) else None
+        if quick is not None:
+            assert not isinstance(careful, str), (careful, line)
+            assert (quick.id, quick.time, quick.cycle) == (careful.id, careful.time, careful.cycle), line
+        said = found.entry.record if isinstance(found.entry, Entry) else found.entry
+        assert (found.number, said) == (line.number, quick or careful), line
 
 
 def main() -> None:
