@@ -4,38 +4,35 @@ Room: trainer. Pure. A conversation's turns resemble each other, so a session is
 aside is newer than what is trained on, as what people will say next is.
 """
 
-from datetime import datetime
 from decimal import Decimal
 from itertools import chain
 
 import numpy as np
 
-from ratchet_trainer.curate.spill import Examples
+from ratchet_trainer.curate.columns import digest
+from ratchet_trainer.curate.spill import Examples, microseconds
 
 
 def split(share: Decimal | None, *groups: Examples) -> list[tuple[Examples, Examples]]:
     """Of each group (to train on, kept aside), in the given order; sessions are the same in all groups.
 
-    Kept aside are the newest sessions (by their last example, then by their id), whole, as many as have at most `share`
-    of all examples: so every session that is trained on ended before, or with, each that is kept aside.
+    Kept aside are the newest sessions (by their last example, then by the digest of their id), whole, as many as have
+    at most `share` of all examples: so every session that is trained on ended before, or with, each that is kept aside.
     """
     if not share:
         return [(examples, examples[:0]) for examples in groups]
-    last: dict[str, datetime] = {}
-    size: dict[str, int] = {}
-    for example in chain.from_iterable(groups):
-        last[example.session] = max(last.get(example.session, example.time), example.time)
-        size[example.session] = size.get(example.session, 0) + 1
-    room = int(share * sum(map(len, groups)))
-    aside = set[str]()
-    for session in sorted(last, key=lambda session: (last[session], session), reverse=True):
-        room -= size[session]
-        if room < 0:
-            break
-        aside.add(session)
-    return [_parted(examples, aside) for examples in groups]
-
-
-def _parted(examples: Examples, aside: set[str]) -> tuple[Examples, Examples]:
-    inside = np.array([bool(aside) and example.session in aside for example in examples], dtype=np.bool_)
-    return examples.where(~inside), examples.where(inside)
+    count = sum(map(len, groups))
+    sessions, times = np.empty(count, dtype=np.uint64), np.empty(count, dtype=np.int64)
+    for index, example in enumerate(chain.from_iterable(groups)):
+        sessions[index], times[index] = digest(example.session), microseconds(example.time)
+    ids, session_of = np.unique(sessions, return_inverse=True)
+    last = np.full(len(ids), np.iinfo(np.int64).min)
+    np.maximum.at(last, session_of, times)
+    newest = np.lexsort((ids, last))[::-1]
+    sizes = np.bincount(session_of, minlength=len(ids))[newest]
+    room = int(share * count)
+    aside = np.zeros(len(ids), dtype=np.bool_)
+    aside[newest[: np.searchsorted(np.cumsum(sizes), room, side="right")]] = True
+    inside, ends = aside[session_of], np.cumsum([len(examples) for examples in groups])
+    parts = zip(groups, np.split(inside, ends[:-1]), strict=True)
+    return [(examples.where(~part), examples.where(part)) for examples, part in parts]
