@@ -235,7 +235,8 @@ def page(results: dict[str, Any]) -> str:
         f"| | | range |\n|---|---|---|\n{quality}\n"
         f"Median (minimum-maximum) of {results['rounds']} rounds by turns, processor time, Python {results['python']}. "
         f"The load average was {results['load']:.1f}.\nRows kept by both: {figures['keptByBoth']:.3f} of those kept "
-        "by either.\n"
+        "by either.\n\n`python benchmarks/curation/memory.py --gigabytes 10` tells how much memory a curation takes; "
+        "docs/curation.md has the figures.\n"
     )
 
 
