@@ -346,7 +346,8 @@ def test_sigterm_ends_training_as_preempted(
         "stage": "train", "identity": identity(), "base_model": base, "dataset": {"uri": uri, "digest": digest},
         "hyperparameters": {"precision": "fp32", "learningRate": "0.01"},
     }  # fmt: skip
-    port = 20000 + os.getpid() % 20000
+    # Below those that a client gets, or one that asks before the stage listens may be connected to itself.
+    port = 20000 + os.getpid() % 10000
     process = stages.start("train", stage, "--metrics-address", f"127.0.0.1:{port}")
 
     def metrics() -> str:
