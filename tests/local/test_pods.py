@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ratchet_local import CommandError
+from ratchet_operator.manifests.pods import input_owner
 
 from .conftest import Cluster, condition, container_of, python_pod
 
@@ -449,3 +450,17 @@ def test_preempted_job_pod_is_not_counted(here: Cluster) -> None:
     second = here.until(lambda: (name := running()) != first and name, "the pod that takes its place")
     assert second != first
     assert "failed" not in here.get("job", "patient")["status"]  # type: ignore[index]
+
+
+def test_a_job_that_comes_after_its_attempt_is_collected(here: Cluster) -> None:
+    """As the operator owns a stage's Job: by its attempt's ConfigMap."""
+    here.apply(config_map("v-train-0", stage="{}"))
+    uid = (here.get("configmap", "v-train-0") or {})["metadata"]["uid"]
+    late = job("v-train-0", "pass", suspend=True)
+    late["metadata"]["ownerReferences"] = input_owner("v-train-0", uid)
+    here.apply(late)
+    assert here.get("job", "v-train-0") is not None
+    here.kubectl("delete", "configmap", "v-train-0", "--wait=false")
+    here.until(lambda: here.get("job", "v-train-0") is None, "the Job to go with its ConfigMap")
+    here.apply(late)
+    here.until(lambda: here.get("job", "v-train-0") is None, "the Job that came late to go")
