@@ -15,7 +15,7 @@ from typing import Literal
 
 from ratchet_api.reasons import Reason
 from ratchet_api.stage import StageReport
-from ratchet_api.version import LEFT_LIMIT, LeftTrainJob, StageStatus
+from ratchet_api.version import LEFT_LIMIT, Attempts, LeftTrainJob, StageStatus
 from ratchet_operator.domain.phases import Remark
 from ratchet_operator.domain.retries import FailureClass, GiveUp, classify, next_attempt
 
@@ -226,35 +226,29 @@ def _failed(status: StageStatus, failure: FailureClass, why: Remark, now: dateti
         ended = status.model_copy(update={"finished_at": now, "reason": str(reason), "message": text})
         return StageMove(ended, failed=Remark(reason, text))
     retry_at = now + following.delay
-    again = status.model_copy(
-        update={
-            "job": None,
-            "input_uid": None,
-            "job_uid": None,
-            "attempts": following.attempts,
-            "retry_at": retry_at,
-            "reason": str(why.reason),
-            "message": why.message,
-        }
-    )
-    return StageMove(again, retried=why, waiting=why, wake_at=retry_at)
+    return StageMove(_again(status, following.attempts, why, retry_at), retried=why, waiting=why, wake_at=retry_at)
 
 
 def _missing(status: StageStatus, why: Remark, now: datetime) -> StageMove:
-    attempts = status.attempts
-    retry_at = now + MISSING_DELAYS[min(attempts.missing, len(MISSING_DELAYS) - 1)]
-    again = status.model_copy(
+    missing = status.attempts.missing
+    retry_at = now + MISSING_DELAYS[min(missing, len(MISSING_DELAYS) - 1)]
+    attempts = status.attempts.model_copy(update={"missing": missing + 1})
+    return StageMove(_again(status, attempts, why, retry_at), retried=why, stalled=why, wake_at=retry_at)
+
+
+def _again(status: StageStatus, attempts: Attempts, why: Remark, retry_at: datetime) -> StageStatus:
+    """The status between two attempts."""
+    return status.model_copy(
         update={
             "job": None,
             "input_uid": None,
             "job_uid": None,
-            "attempts": attempts.model_copy(update={"missing": attempts.missing + 1}),
+            "attempts": attempts,
             "retry_at": retry_at,
             "reason": str(why.reason),
             "message": why.message,
         }
     )
-    return StageMove(again, retried=why, stalled=why, wake_at=retry_at)
 
 
 def _last_failure(status: StageStatus) -> Remark | None:

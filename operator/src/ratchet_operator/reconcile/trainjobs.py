@@ -91,10 +91,10 @@ async def collect(this: "VersionPass") -> None:
     entry = next((one for one in this.version.status.stages if one.left), None)
     if cycle is None or entry is None:
         return
-    meta = this.version.metadata
+    kube, meta = this.ctx.kube, this.version.metadata
     over, due = stages.expired(entry, cycle.spec.training.ttl, this.now)
     for name in over:
-        kube, owner = this.ctx.kube, await this.ctx.kube.get(ConfigMap, meta.namespace, name)
+        owner = await kube.get(ConfigMap, meta.namespace, name)
         if owner is not None and owner.metadata.owned_by(meta.uid):
             await kube.delete_child("TrainJob", meta.namespace, name, owner.metadata.uid)
             await kube.delete(ConfigMap, meta.namespace, name, owner.metadata.uid)
