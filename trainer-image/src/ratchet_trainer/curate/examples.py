@@ -92,7 +92,7 @@ class Example(NamedTuple):
 
 def day_end(moment: datetime) -> datetime:
     """Midnight (UTC) after a moment."""
-    return _midnight_after((moment if moment.tzinfo is UTC else moment.astimezone(UTC)).date())
+    return _midnight_after(moment.astimezone(UTC).date())
 
 
 @lru_cache(maxsize=64)

@@ -31,7 +31,7 @@ class Timeline:
         """Counts one interaction; None is a time that nobody noted."""
         counter = self.undated
         if at is not None:
-            day = (at if at.tzinfo is UTC else at.astimezone(UTC)).date()
+            day = at.astimezone(UTC).date()
             counter = self.days.get(day) or self.days.setdefault(day, Counter())
         counter[opinion(verdict)] += 1
 

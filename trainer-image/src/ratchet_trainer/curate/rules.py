@@ -150,6 +150,7 @@ def clean(
 
 
 def _said(example: Example) -> list[str]:
+    """All its turns, the answer last."""
     return [*[message.content for message in example.context], example.answer]
 
 
@@ -189,8 +190,7 @@ def uncontaminated(examples: Sequence[Keyed], held_out: HeldOut, step: Step) -> 
 def _contamination(example: Example, held_out: HeldOut) -> str | None:
     if any(message.role == "user" and held_out.covers(message.content) for message in example.context):
         return "heldOut"
-    texts = (*(message.content for message in example.context), example.answer)
-    return "contaminated" if any(held_out.overlaps(text) for text in texts) else None
+    return "contaminated" if any(map(held_out.overlaps, _said(example))) else None
 
 
 def agreeing(pool: Pool, examples: Examples, step: Step) -> Examples:
