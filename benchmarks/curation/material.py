@@ -6,14 +6,19 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
+from ratchet_api.data import Curation
+from ratchet_trainer.curate.pipeline import Settings
+
 VOCABULARY = 20_000
 MEMORY = 100_000
+UNTIL = datetime(2026, 11, 20, tzinfo=UTC)
 HELD_OUT = ["what would you do with the old harbour of a town that has lost its ships and all of its sailors"]
 SECRETS = (
     "jane.doe{}@mail.example.com", "+49 30 12{:05d}", "DE89 3704 0044 0532 0130 00", "4111 1111 1111 1111",
@@ -31,6 +36,11 @@ class Truth:
     sessions: int = 0
     source: dict[str, str] = field(default_factory=dict)
     """Of what repeats another's words, or nearly: the other's id."""
+
+
+def settings(curation: Curation) -> Settings:
+    """Of a run over these sessions."""
+    return Settings(curation, "default", "assistant", UNTIL - timedelta(days=28), UNTIL, timedelta(days=7))
 
 
 def write(folder: Path, sessions: int, seed: int, files: int = 8) -> Truth:

@@ -11,7 +11,6 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import material
@@ -19,12 +18,11 @@ import material
 from ratchet_api.data import Curation, NearDuplicates
 from ratchet_trainer.curate.curated import finished
 from ratchet_trainer.curate.mapped import mapped
-from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examples_of
+from ratchet_trainer.curate.pipeline import Counts, SessionFile, examples_of
 from ratchet_trainer.curate.text import HeldOut
 
 SESSION_BYTES = 1098
 """A session with its feedback, before it is packed."""
-UNTIL = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def peak() -> int:
@@ -57,9 +55,7 @@ def main() -> None:
 
 def curate(files: list[Path], out: Path) -> None:
     curation = Curation(near_duplicates=NearDuplicates(), variations=0)
-    settings = Settings(
-        curation, "default", "assistant", UNTIL - timedelta(days=28), UNTIL, timedelta(days=7)
-    )  # fmt: skip
+    settings = material.settings(curation)
     held_out, counts = HeldOut(material.HELD_OUT, curation.decontamination), Counts()
 
     def told(step: str) -> None:

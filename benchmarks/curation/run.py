@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,11 @@ sys.path[:0] = [str(HERE)]
 import material  # noqa: E402
 
 from ratchet_api.data import Curation, NearDuplicates  # noqa: E402
-from ratchet_trainer.curate.pipeline import Counts, SessionFile, Settings, examples_of  # noqa: E402
+from ratchet_trainer.curate.pipeline import Counts, SessionFile, examples_of  # noqa: E402
 from ratchet_trainer.curate.rules import select  # noqa: E402
 from ratchet_trainer.curate.spill import Examples  # noqa: E402
 from ratchet_trainer.curate.text import HeldOut  # noqa: E402
 
-UNTIL = datetime(2026, 11, 20, tzinfo=UTC)
 RANGES: dict[str, dict[str, float]] = json.loads((HERE / "ranges.json").read_text())
 """What each figure has to be."""
 SAID = {
@@ -66,10 +64,7 @@ Found = tuple[set[str], set[str], set[str], set[str]]
 
 def curated(files: list[Path], near: bool = True, held_out: list[str] | None = None) -> tuple[Examples, Counts]:
     """What is left of the sessions, and the count of each rule."""
-    settings = Settings(
-        Curation(near_duplicates=NearDuplicates() if near else None, variations=0), "default", "assistant",
-        UNTIL - timedelta(days=28), UNTIL, timedelta(days=7),
-    )  # fmt: skip
+    settings = material.settings(Curation(near_duplicates=NearDuplicates() if near else None, variations=0))
     counts = Counts()
     examples = examples_of(settings, [SessionFile(p.name, p) for p in files], lambda *_: None, counts)
     kept, _ = select(examples, HeldOut(held_out or [], 13), settings.curation, [], counts.funnel)
@@ -79,8 +74,9 @@ def curated(files: list[Path], near: bool = True, held_out: list[str] | None = N
 def told(files: list[Path], kept: Examples, counts: Counts) -> Found:
     """What the twin tells: the pipeline only counts what it leaves out, so which those are is read out of what is left
     with and without a rule."""
-    settings = Settings(Curation(), "default", "assistant", UNTIL - timedelta(days=28), UNTIL, timedelta(days=7))
-    all_of = examples_of(settings, [SessionFile(p.name, p) for p in files], lambda *_: None, Counts())
+    all_of = examples_of(
+        material.settings(Curation()), [SessionFile(p.name, p) for p in files], lambda *_: None, Counts()
+    )
     before = {example.id: example.text for example in all_of}
     distinct, _ = curated(files, near=False)
     left, alone = {example.id for example in kept}, {example.id for example in distinct}
