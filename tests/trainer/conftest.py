@@ -196,18 +196,20 @@ def identity(bucket: str) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def published(store: Store, bucket: str, tmp_path: Path) -> Callable[[Sequence[tuple[str, str]]], dict[str, str]]:
-    """Questions and answers as a dataset in storage, by address and digest."""
+def published(store: Store, bucket: str, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Questions and answers as a dataset in storage, some kept aside, by address and digest."""
 
-    def publish(said: Sequence[tuple[str, str]]) -> dict[str, str]:
-        folder = tmp_path / "dataset"
+    def publish(said: Sequence[tuple[str, str]], aside: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
+        folder = tmp_path / f"dataset-{len(aside)}"
         folder.mkdir()
-        rows = [
-            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-            for question, answer in said
-        ]
-        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        uri = f"s3://{bucket}/d"
+        for name, pairs in (("train", said), ("validation", aside)):
+            rows = [
+                {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+                for question, answer in pairs
+            ]
+            if rows:
+                (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        uri = f"s3://{bucket}/d-{len(aside)}"
         return {"uri": uri, "digest": store.publish(folder, uri, "dataset", {}, {}).digest}
 
     return publish

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ratchet_api.training import Hyperparameters, Lora
 from ratchet_trainer.errors import UserError
-from ratchet_trainer.train.divergence import Watch, advice
-from ratchet_trainer.train.record import StepRecord
+from ratchet_trainer.train.divergence import Watch, advice, by_heart
+from ratchet_trainer.train.record import Look, StepRecord
 
 HYPER = Hyperparameters(learning_rate=Decimal("0.03"), epochs=2, lora=Lora(rank=8))
 
@@ -57,3 +57,20 @@ def test_advice_is_only_what_can_be_changed() -> None:
     assert advice(small) == 'lower training.hyperparameters.learningRate from "0.00001" to "0.000001"'
     assert 'precision: "fp32"' in advice(Hyperparameters())
     assert 'maxGradNorm to "1.0"' in advice(Hyperparameters(max_grad_norm=Decimal(0)))
+
+
+@pytest.mark.parametrize(
+    ("lowest", "last", "rose", "less"),
+    [
+        (Look(20, 2.0), Look(20, 2.0), "", ""),
+        (Look(10, 2.0), Look(20, 2.09), "", ""),
+        (Look(10, 2.0), Look(20, 2.11), "from 2 (step 10) to 2.11;", "epochs from 2 to 1"),
+        (Look(0, 2.0), Look(20, 3.0), "from 2 (step 0) to 3;", 'learningRate from "0.03" to "0.003"'),
+    ],
+    ids=["still falling", "within five per cent", "after an epoch too many", "never better than the base"],
+)
+def test_what_was_learnt_by_heart_is_told_with_what_to_change(lowest: Look, last: Look, rose: str, less: str) -> None:
+    said = by_heart(lowest, last, HYPER)
+    assert bool(said) == bool(rose)
+    assert rose in said
+    assert said.endswith(less)

@@ -238,6 +238,7 @@ def training(
         for i, question in enumerate(questions)
     ]  # fmt: skip
     lines(folder / "preferences.jsonl", *rows)
+    lines(folder / "preferences_validation.jsonl", *rows[:4])
     (folder / "train.jsonl").write_text("")
     uri = f"s3://{bucket}/preferred"
     return {
@@ -277,6 +278,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes_and_it_prefers(
     curve = json.loads(store.get(place.child("loss.json")) or b"")
     assert {"rewards/accuracy", "loss"} < curve[-1].keys()
     assert curve[-1]["loss"] < curve[0]["loss"]
+    looks = json.loads(store.get(place.child("validation.json")) or b"")
+    assert [look["step"] for look in looks] == [0, 4, 8]
+    assert looks[-1]["loss"] == float(status.validation_loss) < looks[0]["loss"], "what is kept aside is of the rows"
     events = b"".join(
         store.get(o.location) or b"" for o in store.objects(place) if "tensorboard/events" in o.location.key
     )

@@ -18,7 +18,7 @@ from ratchet_trainer.metrics import Progress
 from ratchet_trainer.storage import Location, Store
 from ratchet_trainer.train import loop
 from ratchet_trainer.train.interrupt import uninterrupted
-from ratchet_trainer.train.record import StepRecord
+from ratchet_trainer.train.record import Curves, Look, StepRecord
 
 Identity = Callable[..., dict[str, Any]]
 STEPS = 12
@@ -27,11 +27,12 @@ RECORD = StepRecord(3, 9, 0.1 + 0.2, 1e-3, 1.0, 7, 100.0, 1.5, 0.3)
 
 @pytest.fixture
 def training(identity: Identity, published: Callable[..., dict[str, str]], tiny: Path) -> dict[str, Any]:
-    """A training of twelve steps over two epochs, with dropout."""
+    """A training of twelve steps over two epochs, with dropout, and with something kept aside."""
     said = [(f"Where is secret {i}?", f"In vault {i}.") for i in range(24)]
+    aside = [(f"Where is secret {i}?", f"In vault {i}.") for i in range(24, 29)]
     return {
         "stage": "train", "identity": identity(), "base_model": {"uri": f"file://{tiny}"},
-        "dataset": published(said),
+        "dataset": published(said, aside),
         "hyperparameters": {
             "precision": "fp32", "learningRate": "0.01", "epochs": 2, "microBatch": 2, "accumulation": 2,
         },
@@ -82,10 +83,11 @@ def test_killed_at_several_steps_it_ends_with_the_same_bytes(
     assert last.report.artifact.digest == expected.artifact.digest
     assert last.report.training.loss == expected.training.loss
     assert (last.report.training.step, last.report.training.steps) == (STEPS, STEPS)
-    curve = json.loads(store.get(Location.parse(last.report.artifact.uri).child("loss.json")) or b"")
-    other = json.loads(store.get(Location.parse(expected.artifact.uri).child("loss.json")) or b"")
-    assert [row["loss"] for row in curve] == [row["loss"] for row in other]
-    assert [row["step"] for row in curve] == [*range(1, STEPS + 1)]
+    place, other = Location.parse(last.report.artifact.uri), Location.parse(expected.artifact.uri)
+    for name, steps in (("loss.json", [*range(1, STEPS + 1)]), ("validation.json", [0, STEPS // 2, STEPS])):
+        curve, uninterrupted = (json.loads(store.get(one.child(name)) or b"") for one in (place, other))
+        assert [row["loss"] for row in curve] == [row["loss"] for row in uninterrupted]
+        assert [row["step"] for row in curve] == steps
     assert checkpoints(store, bucket) == [], "the adapter is there"
 
 
@@ -247,9 +249,10 @@ def test_manifests_of_checkpoints_have_digests_that_follow_the_state(tmp_path: P
     digests = []
     for index, value in enumerate((1.0, 1.0, 2.0)):
         snapshot = loop.Snapshot(RECORD, {"parameter/x": torch.tensor([value])}, [(0.1 + 0.2, 7, 1.5)])
-        _write(tmp_path / str(index), snapshot, [], "fp32", True)
+        _write(tmp_path / str(index), snapshot, Curves(looks=[Look(0, 0.1 + 0.2)]), "fp32", True)
         found = _read(tmp_path / str(index))
         assert torch.equal(found.snapshot.tensors["parameter/x"], snapshot.tensors["parameter/x"])
         assert (found.snapshot.last, found.snapshot.recent) == (RECORD, snapshot.recent)
+        assert found.curves.looks == [Look(0, 0.1 + 0.2)]
         digests.append(build_manifest("checkpoint", tmp_path / str(index), {}, {}).digest)
     assert digests[0] == digests[1] != digests[2]

@@ -73,10 +73,11 @@ def _answers(address: str) -> bool:
 
 @pytest.fixture
 def training(identity: Identity, published: Callable[..., dict[str, str]], tiny: Path) -> dict[str, Any]:
-    said = [(f"Where is secret {i}?", f"In vault {i}.") for i in range(8)]
+    said = [(f"Where is secret {i}?", f"In vault {i}.") for i in range(10)]
     hyper = {"precision": "fp32", "learningRate": "0.01", "microBatch": 2, "accumulation": 1, "lora": {"rank": 4}}
     return {
-        "stage": "train", "identity": identity(), "base_model": {"uri": f"file://{tiny}"}, "dataset": published(said),
+        "stage": "train", "identity": identity(), "base_model": {"uri": f"file://{tiny}"},
+        "dataset": published(said[:8], said[8:]),
         "hyperparameters": hyper,
     }  # fmt: skip
 
@@ -121,6 +122,9 @@ async def test_a_training_and_its_aliases(
     assert training["dataset"]["digest"].removeprefix("sha256:").startswith(used["dataset"]["digest"])
     curve = (await ask(mlflow, "metrics/get-history", run_id=first["run_id"], metric_key="loss"))["metrics"]
     assert [point["step"] for point in curve] == [1, 2, 3, 4]
+    looks = (await ask(mlflow, "metrics/get-history", run_id=first["run_id"], metric_key="validation_loss"))["metrics"]
+    assert [point["step"] for point in looks] == [0, 4]
+    assert looks[1]["value"] == pytest.approx(float(ran.report.training.validation_loss))
     whole = {one["key"]: one["value"] for one in run["data"]["metrics"]}
     assert whole["final_loss"] == pytest.approx(float(ran.report.training.loss), abs=1e-5)
 

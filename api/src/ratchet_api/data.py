@@ -258,8 +258,9 @@ class Curation(Model):
     newest kept: a model that learns mostly from itself narrows. Absent means no bound."""
     validation_share: Fraction | None = None
     """Largest share of the examples that is kept aside as validation.jsonl, to look at the loss: the newest sessions,
-    whole, so that no session is on both sides. LLaMA-Factory's train.yaml evaluates on it; our train stage leaves it
-    alone, as the suites judge. Absent means that all is trained on."""
+    whole, so that no session is on both sides. Our train stage looks at it before the first step and after each epoch,
+    as LLaMA-Factory does by train.yaml; nothing is decided by it, as the suites judge. Absent means that all is trained
+    on."""
     limits: Limits = Field(default_factory=Limits)
     """Bounds of one example."""
     sensitive: list[Sensitive] = Field(default_factory=list, max_length=32)

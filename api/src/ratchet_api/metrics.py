@@ -22,6 +22,7 @@ STAGE_LABELS = ("cycle_namespace", "cycle", "version", "stage")
 STAGE_STEP = "ratchet_stage_step"
 STAGE_STEPS = "ratchet_stage_steps"
 STAGE_LOSS = "ratchet_stage_loss"
+STAGE_VALIDATION_LOSS = "ratchet_stage_validation_loss"
 STAGE_TOKENS_PER_SECOND = "ratchet_stage_tokens_per_second"
 STAGE_ETA = "ratchet_stage_eta_seconds"
 

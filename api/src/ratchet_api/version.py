@@ -125,6 +125,9 @@ class TrainingStatus(Observed):
     """Optimiser steps to do."""
     loss: Signed | None = None
     """Mean loss of the last steps: per supervised token, for dpo per pair, for kto per answer."""
+    validation_loss: Signed | None = None
+    """The same of what curation kept aside (`curation.validationShare`), when it was last looked at: before the first
+    step, which is the base model, and at the end of each epoch."""
     rewards: Rewards | None = None
     """dpo and kto: what the adapter prefers."""
     tokens_per_second: int | None = None

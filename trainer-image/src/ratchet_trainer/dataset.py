@@ -18,6 +18,7 @@ ALPACA = "alpaca.json"
 SHAREGPT = "sharegpt.json"
 DATASET_INFO = "dataset_info.json"
 PREFERENCES = "preferences.jsonl"
+PREFERENCES_VALIDATION = "preferences_validation.jsonl"
 STATISTICS = "statistics.json"
 
 

@@ -34,6 +34,7 @@ class Progress:
         self._step = gauge(names.STAGE_STEP, "Steps done").labels(*labels)
         self._steps = gauge(names.STAGE_STEPS, "Steps to do").labels(*labels)
         self._loss = gauge(names.STAGE_LOSS, "Mean loss per supervised token")
+        self._validation = gauge(names.STAGE_VALIDATION_LOSS, "Mean loss on what was kept aside")
         self._speed = gauge(names.STAGE_TOKENS_PER_SECOND, "Tokens per second")
         self._eta = gauge(names.STAGE_ETA, "Seconds that remain")
         self._labels = labels
@@ -47,6 +48,10 @@ class Progress:
         for gauge, value in ((self._loss, loss), (self._speed, speed), (self._eta, eta)):
             if value is not None:
                 gauge.labels(*self._labels).set(value)
+
+    def validation(self, loss: float) -> None:
+        """What was kept aside was looked at."""
+        self._validation.labels(*self._labels).set(loss)
 
     @contextmanager
     def served(self, address: tuple[str, int] | None) -> Iterator[None]:

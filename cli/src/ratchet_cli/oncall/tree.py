@@ -256,6 +256,9 @@ def _trained(version: ModelVersion) -> str:
     else:
         parts = [f"step {seen.step} of {seen.steps}" if seen.step is not None and seen.steps else ""]
     parts.append(f"loss {float(seen.loss):.3g}" if seen.loss is not None else "")
+    parts.append(
+        f"{float(seen.validation_loss):.3g} on what was kept aside" if seen.validation_loss is not None else ""
+    )
     if done is None or done.finished_at is None:
         parts.append(f"{seen.tokens_per_second} tokens/s" if seen.tokens_per_second else "")
         parts.append(f"{_seconds(seen.eta_seconds)} to go" if seen.eta_seconds is not None else "")

@@ -27,10 +27,11 @@ async def training(
         metrics.STAGE_STEP,
         metrics.STAGE_STEPS,
         metrics.STAGE_LOSS,
+        metrics.STAGE_VALIDATION_LOSS,
         metrics.STAGE_TOKENS_PER_SECOND,
         metrics.STAGE_ETA,
     )
-    step, steps, loss, speed, eta = await asyncio.gather(
+    step, steps, loss, aside, speed, eta = await asyncio.gather(
         *(ctx.prometheus.number(f"max({name}{{{labels}}})") for name in names)
     )
     if step is None:
@@ -40,6 +41,7 @@ async def training(
         "step": int(step),
         "steps": None if steps is None else int(steps),
         "loss": None if loss is None else Decimal(f"{loss:.4f}"),
+        "validation_loss": None if aside is None else Decimal(f"{aside:.4f}"),
         "tokens_per_second": None if speed is None else round(speed),
         "eta_seconds": None if eta is None else round(eta),
     }

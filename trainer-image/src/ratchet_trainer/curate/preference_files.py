@@ -12,9 +12,8 @@ from ratchet_api.training import Method
 from ratchet_trainer.chat import Message
 from ratchet_trainer.curate.exports import write_table
 from ratchet_trainer.curate.preferences import JudgedRow, PairRow, Preferences
-from ratchet_trainer.dataset import PREFERENCES, alpaca
+from ratchet_trainer.dataset import PREFERENCES, PREFERENCES_VALIDATION, alpaca
 
-PREFERENCES_VALIDATION = "preferences_validation.jsonl"
 PREFERENCES_PARQUET = "preferences.parquet"
 PREFERENCES_ALPACA = "preferences_alpaca.json"
 _VALIDATION_ALPACA = "preferences_validation_alpaca.json"

@@ -10,7 +10,7 @@ them; another recipe, base or dataset never does.
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ from ratchet_trainer.dataset import first_error
 from ratchet_trainer.errors import StageError, TryAgain
 from ratchet_trainer.storage import Location, Store
 from ratchet_trainer.train.loop import Snapshot
-from ratchet_trainer.train.record import StepRecord
+from ratchet_trainer.train.record import Curves, Look, StepRecord
 
 log = logging.getLogger("ratchet")
 
@@ -45,6 +45,8 @@ class _State(BaseModel):
     recent: list[tuple[float, int, float]] = Field(min_length=1)
     records: list[StepRecord]
     """Every step so far, for the curves."""
+    looks: list[Look]
+    """At what was kept aside, so far."""
     precision: Literal["fp32", "bf16"]
     """Chosen by a probe, which may choose otherwise the next time."""
     packed: bool
@@ -55,7 +57,7 @@ class Resumed:
     """Where an earlier attempt left off."""
 
     snapshot: Snapshot
-    records: Sequence[StepRecord]
+    curves: Curves
     precision: str
     packed: bool
 
@@ -74,7 +76,7 @@ class Checkpoints:
         self._interval = interval.total_seconds()
         self._scratch = scratch
         self._choices: tuple[str, bool] = ("fp32", True)
-        self._records: Callable[[], Sequence[StepRecord]] = list
+        self._curves = Curves()
         self._saved_at = time.monotonic()
         self._cost = 0.0
 
@@ -100,10 +102,10 @@ class Checkpoints:
             return found
         return None
 
-    def begin(self, precision: str, packed: bool, records: Callable[[], Sequence[StepRecord]]) -> None:
-        """What was chosen for this training, and where its records are."""
+    def begin(self, precision: str, packed: bool, curves: Curves) -> None:
+        """What was chosen for this training, and where it is written down."""
         self._choices = (precision, packed)
-        self._records = records
+        self._curves = curves
         self._saved_at = time.monotonic()
 
     def offer(self, snapshot: Callable[[], Snapshot]) -> None:
@@ -123,7 +125,7 @@ class Checkpoints:
         folder = self._scratch / "saving"
         try:
             shutil.rmtree(folder, ignore_errors=True)
-            _write(folder, snapshot, self._records(), *self._choices)
+            _write(folder, snapshot, self._curves, *self._choices)
             self._store.publish(folder, place.uri, "checkpoint", self._inputs, {"step": snapshot.step})
             for old in self._store.folders(self._folder)[:-KEPT]:
                 self._store.remove(self._folder.child(old))
@@ -142,7 +144,7 @@ class Checkpoints:
             log.warning("checkpoints stay in %s: %s", self._all.uri, error)
 
 
-def _write(folder: Path, snapshot: Snapshot, records: Sequence[StepRecord], precision: str, packed: bool) -> None:
+def _write(folder: Path, snapshot: Snapshot, curves: Curves, precision: str, packed: bool) -> None:
     folder.mkdir(parents=True)
     tensors: dict[str, Any] = {name: tensor.contiguous().cpu() for name, tensor in snapshot.tensors.items()}
     save_file(tensors, folder / TENSORS)
@@ -150,7 +152,8 @@ def _write(folder: Path, snapshot: Snapshot, records: Sequence[StepRecord], prec
         {
             "last": snapshot.last,
             "recent": snapshot.recent,
-            "records": [record for record in records if record.step <= snapshot.step],
+            "records": [record for record in curves.records if record.step <= snapshot.step],
+            "looks": curves.looks,
             "precision": precision,
             "packed": packed,
         }
@@ -161,4 +164,4 @@ def _write(folder: Path, snapshot: Snapshot, records: Sequence[StepRecord], prec
 def _read(folder: Path) -> Resumed:
     state = _State.model_validate_json((folder / STATE).read_bytes())
     snapshot = Snapshot(state.last, load_file(folder / TENSORS), state.recent)
-    return Resumed(snapshot, state.records, state.precision, state.packed)
+    return Resumed(snapshot, Curves(state.records, state.looks), state.precision, state.packed)

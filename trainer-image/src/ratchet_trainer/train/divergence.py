@@ -1,4 +1,4 @@
-"""A training that goes wrong is ended early, with what to change.
+"""What to change when a training goes wrong: one that diverges is ended early, one that learns by heart is told of.
 
 Room: trainer. Pure.
 """
@@ -8,7 +8,7 @@ import math
 from ratchet_api.base import format_decimal
 from ratchet_api.training import Hyperparameters
 from ratchet_trainer.errors import UserError
-from ratchet_trainer.train.record import StepRecord
+from ratchet_trainer.train.record import Look, StepRecord
 
 WINDOW = 10
 """Steps whose mean loss is looked at; more, a twentieth of all, in a long training."""
@@ -16,6 +16,9 @@ RISE = 2.0
 """The mean loss may be so many times the lowest one so far ..."""
 LEAST_RISE = 1.0
 """... and has to be at least so much above it, in nats: a small loss doubles by chance."""
+WORSE = 0.05
+"""Part by which the loss on what was kept aside may end above its lowest: the generalisation loss of Prechelt 1998,
+"Early Stopping - But When?" (Neural Networks: Tricks of the Trade), who stops at 5 %."""
 
 
 class Watch:
@@ -63,3 +66,19 @@ def advice(hyper: Hyperparameters) -> str:
     if hyper.lora.rank < 64:
         steps.append(f"if it stays so, raise lora.rank from {hyper.lora.rank} to {2 * hyper.lora.rank}")
     return "; ".join(steps)
+
+
+def by_heart(lowest: Look, last: Look, hyper: Hyperparameters) -> str:
+    """What to change when the loss on what was kept aside has ended above its lowest; else nothing."""
+    if last.loss <= (1 + WORSE) * lowest.loss:
+        return ""
+    epochs = lowest.step * hyper.epochs // last.step
+    if epochs:
+        less = f"lower training.hyperparameters.epochs from {hyper.epochs} to {epochs}"
+    else:
+        rate, lower = format_decimal(hyper.learning_rate), format_decimal(hyper.learning_rate / 10)
+        less = f'lower training.hyperparameters.learningRate from "{rate}" to "{lower}"'
+    return (
+        f"it learns by heart: on what was kept aside the loss rose from {lowest.loss:.4g} (step {lowest.step}) to "
+        f"{last.loss:.4g}; collect more sessions, raise curation.variations (up to 5), or {less}"
+    )

@@ -267,13 +267,15 @@ def run(
     resume: Snapshot | None = None,
     team: "Team | None" = None,
     objective: Objective | None = None,
+    look: Callable[[int], None] = lambda step: None,
 ) -> StepRecord:
     """Trains the adapter of `model` and gives back the last step's record, its loss being the mean of the last steps.
     Without an `objective` the training is supervised.
 
-    With `resume` it goes on from there; with `team` other ranks compute a share of each gradient. When it is told to
-    leave (Preempted), `keeper` gets the state after the last whole step first. Raises UserError when the loss is no
-    number any more, or rises for good.
+    With `resume` it goes on from there; with `team` other ranks compute a share of each gradient. `look` is called
+    between steps, with the number of those that are done, the first time before there is any. When it is told to leave
+    (Preempted), `keeper` gets the state after the last whole step first. Raises UserError when the loss is no number
+    any more, or rises for good.
     """
     state = _State(model, hyper, forward.device)
     if resume is not None:
@@ -284,11 +286,13 @@ def run(
     watch = Watch(steps, hyper)
     step = _Step(state, model, hyper, forward, steps, began, on_step, team, objective or Supervised())
     try:
+        look(state.step)
         for batch in islice(batches(examples, hyper), state.step, None):
             record = step.take(batch)
             watch.look(record)
             if keeper is not None and record.step < steps:
                 keeper.offer(state.snapshot)
+            look(record.step)
     except Preempted:
         if keeper is not None and state.step:
             keeper.rescue(state.snapshot)
@@ -346,24 +350,15 @@ class _Step:
 class Supervised(Objective):
     """Cross entropy of the answers."""
 
-    def backward(
+    def parts(
         self, model: Any, mine: Sequence[Example], batch: Sequence[Example], micro_batch: int, forward: Forward
-    ) -> Figures:
+    ) -> Iterator[tuple[torch.Tensor, Figures]]:
         """See Objective."""
         tokens = sum(example.targets for example in batch)
-        return Figures(backward(model, mine, micro_batch, forward, tokens))
-
-
-def backward(model: Any, examples: Sequence[Example], micro_batch: int, forward: Forward, tokens: int) -> float:
-    """Adds the examples' part to the gradients of an optimiser step that has `tokens` supervised tokens in all; gives
-    back their part of its mean loss."""
-    total = 0.0
-    for group in plan(examples, micro_batch, forward.packed):
-        with forward.context():
-            loss = batch_loss(model, pack(group).to(forward.device)) / tokens
-        loss.backward()
-        total += float(loss.detach())
-    return total
+        for group in plan(mine, micro_batch, forward.packed):
+            with forward.context():
+                loss = batch_loss(model, pack(group).to(forward.device)) / tokens
+            yield loss, Figures(float(loss.detach()))
 
 
 def _with_mean_loss(record: StepRecord, recent: Sequence[tuple[float, int, float]]) -> StepRecord:

@@ -5,7 +5,7 @@ Room: trainer. Pure.
 A unit is what the step's mean goes over and what ranks share: an example (sft), a pair (dpo), a judged answer (kto).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +13,8 @@ from ratchet_trainer.train.encode import Example
 from ratchet_trainer.train.record import Rewards
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ratchet_trainer.train.loop import Forward
 
 
@@ -78,8 +80,19 @@ FIGURES = len(fields(Figures))
 class Objective(Protocol):
     """A loss."""
 
+    def parts(
+        self, model: Any, mine: Sequence[Any], batch: Sequence[Any], micro_batch: int, forward: "Forward"
+    ) -> Iterator[tuple["Tensor", Figures]]:
+        """The mean loss of the units in `batch`, as far as it is of those in `mine`: a piece for at most `micro_batch`
+        of them at a time, to be differentiated, with its figures."""
+        ...
+
     def backward(
         self, model: Any, mine: Sequence[Any], batch: Sequence[Any], micro_batch: int, forward: "Forward"
     ) -> Figures:
-        """Adds to the gradients the part of the step's mean loss that `mine` has, of all the step's units in `batch`;
-        at most `micro_batch` units go through the model at a time."""
+        """Adds to the gradients the part of a step's mean loss that `mine` has, of all the step's units in `batch`."""
+        total = Figures(0.0)
+        for loss, figures in self.parts(model, mine, batch, micro_batch, forward):
+            loss.backward()
+            total += figures
+        return total

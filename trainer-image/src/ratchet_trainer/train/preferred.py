@@ -3,7 +3,7 @@
 Room: trainer. Touches the gradients of the model that it is given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,12 +40,11 @@ class Dpo(Objective):
         self._beta, self._alpha = float(settings.beta), float(settings.rpo_alpha or 0)
         self._reference = Reference()
 
-    def backward(
+    def parts(
         self, model: Any, mine: Sequence[Pair], batch: Sequence[Pair], micro_batch: int, forward: Forward
-    ) -> Figures:
+    ) -> Iterator[tuple[torch.Tensor, Figures]]:
         """See Objective."""
         pairs, tokens = len(batch), sum(pair.chosen.targets for pair in batch)
-        total = Figures(0.0)
         for group in plan(mine, micro_batch, forward.packed):
             reference = self._reference.of(model, group, forward)
             policy = log_probs(model, [one for pair in group for one in pair.sequences], forward).view(-1, 2)
@@ -53,14 +52,12 @@ class Dpo(Objective):
             loss = -logsigmoid(rewards[:, 0] - rewards[:, 1]).sum() / pairs
             if self._alpha:
                 loss = loss - self._alpha * policy[:, 0].sum() / tokens
-            loss.backward()
             chosen, rejected = rewards.detach().unbind(dim=1)
             right = float((chosen > rejected).sum())
-            total += Figures(
+            yield loss, Figures(
                 float(loss.detach()), float(chosen.sum()), len(group), float(rejected.sum()), len(group), right,
                 len(group),
             )  # fmt: skip
-        return total
 
 
 class Kto(Objective):
@@ -81,14 +78,13 @@ class Kto(Objective):
         self._disliked = 1.0 if disliked is None else float(disliked)
         self._reference = Reference()
 
-    def backward(
+    def parts(
         self, model: Any, mine: Sequence[Judged], batch: Sequence[Judged], micro_batch: int, forward: Forward
-    ) -> Figures:
+    ) -> Iterator[tuple[torch.Tensor, Figures]]:
         """See Objective."""
         if not mine:
-            return Figures(0.0)
+            return
         kl = self._kl(model, batch, micro_batch, forward)
-        total = Figures(0.0, kl=kl * len(mine) / len(batch))
         for group in plan(mine, micro_batch, forward.packed):
             reference = self._reference.of(model, group, forward)
             policy = log_probs(model, [judged.example for judged in group], forward)
@@ -97,13 +93,11 @@ class Kto(Objective):
             beyond = torch.where(liked, rewards - self._beta * kl, self._beta * kl - rewards)
             weights = torch.where(liked, self._liked, self._disliked)
             loss = (weights * (1 - torch.sigmoid(beyond))).sum() / len(batch)
-            loss.backward()
             rewards, count = rewards.detach(), float(liked.sum())
-            total += Figures(
+            yield loss, Figures(
                 float(loss.detach()), float(rewards[liked].sum()), count, float(rewards[~liked].sum()),
-                len(group) - count, float((beyond > 0).sum()), len(group),
+                len(group) - count, float((beyond > 0).sum()), len(group), kl * len(group) / len(batch),
             )  # fmt: skip
-        return total
 
     def _kl(self, model: Any, batch: Sequence[Judged], micro_batch: int, forward: Forward) -> float:
         if len(batch) < 2:

@@ -3,7 +3,7 @@
 Room: trainer. Pure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,21 @@ class StepRecord:
     """Seconds that remain."""
     rewards: Rewards | None = None
     """dpo and kto."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The model on what was kept aside."""
+
+    step: int
+    """Optimiser steps done; 0 is the base model."""
+    loss: float
+    """As that of a step, over all that was kept aside, without dropout."""
+
+
+@dataclass
+class Curves:
+    """What a training wrote down so far."""
+
+    records: list[StepRecord] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)

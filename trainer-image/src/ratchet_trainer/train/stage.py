@@ -10,11 +10,11 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,23 +25,31 @@ from ratchet_api.training import Method, Recipe
 from ratchet_api.version import Artifact, Provenance, Rewards, TrainingStatus
 from ratchet_trainer.artifacts import tool_versions
 from ratchet_trainer.chat import stop_ids
-from ratchet_trainer.dataset import PREFERENCES, TRAIN, read_rows, write_json
-from ratchet_trainer.errors import DataError
+from ratchet_trainer.dataset import (
+    PREFERENCES,
+    PREFERENCES_VALIDATION,
+    TRAIN,
+    VALIDATION,
+    read_rows,
+    write_json,
+)
+from ratchet_trainer.errors import DataError, UserError
 from ratchet_trainer.loading import load_model, load_tokenizer, pick_device, use_threads
 from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LocalModel, resolve_base
 from ratchet_trainer.storage import Store
-from ratchet_trainer.train.record import StepRecord
+from ratchet_trainer.train.divergence import by_heart
+from ratchet_trainer.train.record import Curves, Look
 
 if TYPE_CHECKING:
     from ratchet_trainer.train.checkpoint import Checkpoints
-    from ratchet_trainer.train.nodes import Place, Plan
+    from ratchet_trainer.train.journal import Journal
+    from ratchet_trainer.train.loop import Forward
+    from ratchet_trainer.train.nodes import Board, Place, Plan
     from ratchet_trainer.train.objective import Objective, Unit
     from ratchet_trainer.train.team import Order
 
 log = logging.getLogger("ratchet")
-
-LOG_EVERY_SECONDS = 5.0
 
 
 def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_root: Path | None) -> StageReport:
@@ -59,7 +67,7 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
     if finished is not None:
         if place is None or place.node == 0:
             tracking.record(stage, store, uri, finished)
-        return _report(uri, finished)
+        return _report(stage, uri, finished)
 
     base = resolve_base(stage.base_model, store, scratch / "base", pvc_root)
     rows = rows_of(stage.hyperparameters.method)
@@ -74,7 +82,7 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
     made = store.publish(adapter, uri, "adapter", inputs, numbers, beside=[logs])
     checkpoints.clear()
     tracking.record(stage, store, uri, made)
-    return _report(uri, made)
+    return _report(stage, uri, made)
 
 
 def _recipe(stage: TrainInput) -> str:
@@ -90,6 +98,11 @@ def _recipe(stage: TrainInput) -> str:
 def rows_of(method: Method) -> str:
     """The file of a dataset that is trained on."""
     return TRAIN if method == "sft" else PREFERENCES
+
+
+def aside_of(method: Method) -> str:
+    """The file of what was kept aside, if any was."""
+    return VALIDATION if method == "sft" else PREFERENCES_VALIDATION
 
 
 def _check(rows: str) -> Callable[[Path], None]:
@@ -115,8 +128,9 @@ def _train(
     import torch
 
     from ratchet_trainer.train import loop, nodes, team
+    from ratchet_trainer.train.journal import Journal
 
-    hyper, name = stage.hyperparameters, stage.base_model.uri
+    hyper = stage.hyperparameters
     board = None if place is None else nodes.Board(place)
     device = pick_device(all_used=True)
     prepared = prepare(stage, base.path, rows_file, f"{stage.dataset.uri}/{rows_file.name}", device)
@@ -124,37 +138,59 @@ def _train(
     earlier = checkpoints.latest()
     packed, chosen = _how(prepared, hyper, device) if earlier is None else (earlier.packed, earlier.precision)
     save_memory(hyper, model, device)
-    mine = team.ranks_wanted()
-    per_node = [mine] if board is None else board.gather(nodes.Brings(mine, base.digest))
-    ranks = sum(per_node)
+    meeting = str(adapter.with_name("meeting")) if place is None else place.meeting
+    plan, orders = _planned(stage, base, rows_file, meeting, packed, chosen, board)
+    ranks = sum(plan.ranks)
     log.info(
-        "training (%s) on %d examples (left out: %s), %d steps, %s, %s, %d rank(s) on %s", hyper.method, len(examples),
-        prepared.left_out or "none", loop.steps_of(len(examples), hyper), chosen,
+        "training (%s) on %d examples (left out: %s), %d kept aside, %d steps, %s, %s, %d rank(s) on %s", hyper.method,
+        len(examples), prepared.left_out or "none", len(prepared.aside), loop.steps_of(len(examples), hyper), chosen,
         "packed" if packed else "not packed", ranks, device.type,
     )  # fmt: skip
-    meeting = str(adapter.with_name("meeting")) if place is None else place.meeting
-    plan = nodes.Plan(per_node, packed, chosen)
-    orders = [_order(stage, base, rows_file, meeting, plan, rank, rank) for rank in range(1, mine)]
-    if board is not None:
-        board.tell(plan)
 
     torch.manual_seed(hyper.seed)
     forward = loop.Forward(device, packed, torch.bfloat16 if chosen == "bf16" else None)
-    with _Journal(logs, progress, () if earlier is None else earlier.records) as journal:
-        checkpoints.begin(chosen, packed, lambda: journal.records)
+    with Journal(logs, progress, Curves() if earlier is None else earlier.curves) as journal:
+        checkpoints.begin(chosen, packed, journal.curves)
         resume = None if earlier is None else earlier.snapshot
         listen = None if board is None else board.listen
         leads = team.Team(orders, adapter.parent, device, ranks, meeting, listen) if ranks > 1 else nullcontext()
         with leads as others:
             last = loop.run(model, examples, hyper, forward, journal.note, checkpoints, resume, others,
-                            prepared.objective)  # fmt: skip
-    _save(model, adapter, name)
+                            prepared.objective, _looks(prepared, hyper, forward, journal))  # fmt: skip
+    _save(model, adapter, stage.base_model.uri)
     left_out = {f"leftOut.{reason}": count for reason, count in prepared.left_out.items()}
     return {
         "examples": len(examples), "steps": last.steps, "loss": round(last.loss, 6),
         "tokensPerSecond": round(last.tokens_per_second), "seconds": round(last.seconds, 1), "precision": chosen,
-        "device": str(device), "ranks": ranks, **left_out, **_rewards(journal.records),
+        "device": str(device), "ranks": ranks, **left_out, **journal.numbers(),
     }  # fmt: skip
+
+
+def _looks(prepared: "Prepared", hyper: Recipe, forward: "Forward", journal: "Journal") -> Callable[[int], None]:
+    """What is done between steps."""
+    from ratchet_trainer.train.validation import Validation
+
+    if not prepared.aside:
+        return lambda step: None
+    validation = Validation(
+        prepared.aside, len(prepared.examples), hyper, forward, prepared.objective, journal.curves.looks,
+        journal.note_look,
+    )  # fmt: skip
+    return partial(validation.look, prepared.model)
+
+
+def _planned(
+    stage: TrainInput, base: LocalModel, rows: Path, meeting: str, packed: bool, precision: str, board: "Board | None"
+) -> "tuple[Plan, list[Order]]":
+    """How the ranks of all pods compute, which other pods are told, and the orders of those in this one."""
+    from ratchet_trainer.train import nodes, team
+
+    mine = team.ranks_wanted()
+    per_node = [mine] if board is None else board.gather(nodes.Brings(mine, base.digest))
+    plan = nodes.Plan(per_node, packed, precision)
+    if board is not None:
+        board.tell(plan)
+    return plan, [_order(stage, base, rows, meeting, plan, rank, rank) for rank in range(1, mine)]
 
 
 def _how(prepared: "Prepared", hyper: Recipe, device: Any) -> tuple[bool, str]:
@@ -203,14 +239,15 @@ class Prepared:
     objective: "Objective"
     left_out: Mapping[str, int]
     """Rows that are no examples, by reason."""
+    aside: "Sequence[Unit]"
+    """What was kept aside."""
 
 
 def prepare(stage: TrainInput, base: Path, rows_file: Path, rows_name: str, device: Any) -> Prepared:
     """Model and examples, the same on every rank. `rows_name`: what messages call the rows."""
     import torch
 
-    from ratchet_trainer.train import encode, loop
-    from ratchet_trainer.train.preferences import read_preferences
+    from ratchet_trainer.train import loop
     from ratchet_trainer.train.preferred import objective
 
     hyper, name = stage.hyperparameters, stage.base_model.uri
@@ -221,15 +258,31 @@ def prepare(stage: TrainInput, base: Path, rows_file: Path, rows_name: str, devi
     has_bf16 = wants_bf16 and torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if has_bf16 else torch.float32
     model = load_model(base, name, device, dtype, hyper.quantization)
-    stops = stop_ids(tokenizer, model.generation_config)
-    units: Sequence[Unit]
+    read = partial(_units, stage, tokenizer, stop_ids(tokenizer, model.generation_config))
+    units, left_out = read(rows_file, rows_name)
+    aside: Sequence[Unit] = ()
+    if (kept := rows_file.with_name(aside_of(hyper.method))).is_file():
+        try:
+            aside, _ = read(kept, f"{stage.dataset.uri}/{kept.name}")
+        except UserError as error:
+            log.warning("what was kept aside is not looked at: %s", error)
+    return Prepared(loop.add_lora(model, hyper), units, objective(hyper, hyper.cutoff), left_out, aside)
+
+
+def _units(
+    stage: TrainInput, tokenizer: Any, stops: frozenset[int], rows_file: Path, rows_name: str
+) -> "tuple[Sequence[Unit], Mapping[str, int]]":
+    """What the rows of a file are to the method, and how many are nothing, by reason. Raises DataError; UserError when
+    none is left."""
+    from ratchet_trainer.train.encode import Encoder, encode_rows
+    from ratchet_trainer.train.preferences import read_preferences
+
+    hyper, name = stage.hyperparameters, stage.base_model.uri
     if hyper.method == "sft":
-        encoded = encode.encode_rows(tokenizer, read_rows(rows_file, rows_name), stops, hyper.cutoff, name)
-        units, left_out = encoded.examples, encoded.left_out
-    else:
-        encoder = encode.Encoder(tokenizer, stops, hyper.cutoff, name)
-        units, left_out = read_preferences(rows_file, hyper.method, rows_name, encoder), encoder.left_out
-    return Prepared(loop.add_lora(model, hyper), units, objective(hyper, hyper.cutoff), left_out)
+        encoded = encode_rows(tokenizer, read_rows(rows_file, rows_name), stops, hyper.cutoff, name)
+        return encoded.examples, encoded.left_out
+    encoder = Encoder(tokenizer, stops, hyper.cutoff, name)
+    return read_preferences(rows_file, hyper.method, rows_name, encoder), encoder.left_out
 
 
 def save_memory(hyper: Recipe, model: Any, device: Any) -> None:
@@ -238,75 +291,6 @@ def save_memory(hyper: Recipe, model: Any, device: Any) -> None:
 
     if hyper.gradient_checkpointing == "on" or (hyper.gradient_checkpointing == "auto" and device.type == "cuda"):
         loop.checkpoint(model)
-
-
-class _Journal:
-    """Where each step is written down: log, Prometheus, TensorBoard, loss.json."""
-
-    def __init__(self, folder: Path, progress: Progress, earlier: Sequence[StepRecord]) -> None:
-        self._folder = folder
-        self._progress = progress
-        self._earlier = earlier
-        self.records: list[StepRecord] = []
-        self._said = 0.0
-
-    def __enter__(self) -> "_Journal":
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._board: Any = SummaryWriter(str(self._folder / "tensorboard"))
-        for record in self._earlier:
-            self._draw(record)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._board.close()
-        rows = [{key: round(value, 6) for key, value in _values(record).items()} for record in self.records]
-        write_json(self._folder / "loss.json", rows)
-
-    def _draw(self, record: StepRecord) -> None:
-        self.records.append(record)
-        for key, value in _values(record).items():
-            if key in _DRAWN or key.startswith("rewards/"):
-                self._board.add_scalar(f"train/{key}", value, record.step)
-
-    def note(self, record: StepRecord) -> None:
-        """One step; a line in the log every few seconds."""
-        self._draw(record)
-        self._progress.update(record.step, record.steps, record.loss, record.tokens_per_second, record.eta)
-        now = time.monotonic()
-        if now - self._said >= LOG_EVERY_SECONDS or record.step in (1, record.steps):
-            self._said = now
-            log.info(
-                "step %d/%d  loss %.4f  rate %.2g  %.0f tokens/s  eta %.0f s", record.step, record.steps, record.loss,
-                record.learning_rate, record.tokens_per_second, record.eta,
-            )  # fmt: skip
-
-
-_DRAWN = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-
-
-def _values(record: StepRecord) -> dict[str, int | float]:
-    """Every number of a step by its name, but those that it does not have."""
-    said = record.rewards
-    rewards = {} if said is None else asdict(said) | {"margin": said.margin}
-    return {
-        **{key: value for key, value in asdict(record).items() if key != "rewards"},
-        **{f"rewards/{key}": value for key, value in rewards.items() if value is not None},
-    }
-
-
-def _rewards(records: Sequence[StepRecord]) -> dict[str, float]:
-    """Means over the last steps, for the manifest: over as many as the loss goes."""
-    from ratchet_trainer.train.loop import SPEED_STEPS
-
-    last = list(map(_values, records[-min(SPEED_STEPS, math.ceil(len(records) / 5)) :]))
-    found = dict[str, float]()
-    for name in ("chosen", "rejected", "margin", "accuracy", "kl"):
-        values = [values[f"rewards/{name}"] for values in last if f"rewards/{name}" in values]
-        if values:
-            found[f"rewards.{name}"] = round(sum(values) / len(values), 6)
-    return found
 
 
 def _save(model: Any, folder: Path, base_uri: str) -> None:
@@ -322,19 +306,20 @@ def _save(model: Any, folder: Path, base_uri: str) -> None:
     })  # fmt: skip
 
 
-def _report(uri: str, manifest: Manifest) -> StageReport:
+def _report(stage: TrainInput, uri: str, manifest: Manifest) -> StageReport:
     numbers: Mapping[str, Any] = manifest.numbers
     rewards = {key.removeprefix("rewards."): Decimal(str(value)) for key, value in numbers.items() if "rewards." in key}
     status = TrainingStatus(
         examples=int(numbers["examples"]), step=int(numbers["steps"]), steps=int(numbers["steps"]),
         loss=Decimal(str(round(float(numbers["loss"]), 6))), tokens_per_second=int(numbers["tokensPerSecond"]),
         eta_seconds=0, seconds=math.ceil(float(numbers["seconds"])), rewards=Rewards(**rewards) if rewards else None,
+        validation_loss=Decimal(str(numbers["validationLoss"])) if "validationLoss" in numbers else None,
     )  # fmt: skip
     return StageReport(
         stage="train",
         outcome="Succeeded",
         reason=Reason.SUCCEEDED,
-        message=f"trained on {status.examples} examples in {status.steps} steps, loss {status.loss}",
+        message=_said(stage, numbers, status),
         artifact=Artifact(uri=uri, digest=manifest.digest),
         training=status,
         provenance=Provenance(
@@ -342,3 +327,14 @@ def _report(uri: str, manifest: Manifest) -> StageReport:
             tools=manifest.tools or tool_versions(),
         ),
     )  # fmt: skip
+
+
+def _said(stage: TrainInput, numbers: Mapping[str, Any], status: TrainingStatus) -> str:
+    """In words; with what to change, if what was kept aside says that the examples were learnt by heart."""
+    said = f"trained on {status.examples} examples in {status.steps} steps, loss {status.loss}"
+    if "validationLoss" not in numbers:
+        return said
+    last = Look(int(numbers["steps"]), float(numbers["validationLoss"]))
+    lowest = Look(int(numbers["validationLossLowestStep"]), float(numbers["validationLossLowest"]))
+    advice = by_heart(lowest, last, stage.hyperparameters)
+    return f"{said}, {last.loss} on what was kept aside" + (f"; {advice}" if advice else "")

@@ -11,13 +11,14 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ratchet_api.artifacts import Manifest
 from ratchet_api.stage import TrainInput
 from ratchet_api.tracking import DIGEST_TAG, registered_model
 from ratchet_trainer.errors import StageError
 from ratchet_trainer.storage import Location, Store
+from ratchet_trainer.train.journal import LOOKS, LOSS
 
 log = logging.getLogger("ratchet")
 
@@ -44,8 +45,9 @@ def record(stage: TrainInput, store: Store, uri: str, manifest: Manifest) -> Non
     if not address:
         return
     try:
-        curve = json.loads(store.get(Location.parse(uri).child("loss.json")) or b"[]")
-        run = _write(Server(address), stage, uri, manifest, curve)
+        curve = json.loads(store.get(Location.parse(uri).child(LOSS)) or b"[]")
+        looks = json.loads(store.get(Location.parse(uri).child(LOOKS)) or b"[]")
+        run = _write(Server(address), stage, uri, manifest, _points(curve, looks))
     except (TrackingError, StageError, KeyError, TypeError, ValueError) as error:
         log.warning("MLflow at %s was not told of the training: %s: %s", address, type(error).__name__, error)
     else:
@@ -103,9 +105,7 @@ def _login() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _write(
-    server: Server, stage: TrainInput, uri: str, manifest: Manifest, curve: Sequence[Mapping[str, float]]
-) -> str:
+def _write(server: Server, stage: TrainInput, uri: str, manifest: Manifest, points: Sequence["_Point"]) -> str:
     """The run's id."""
     who = stage.identity
     name = registered_model(who.namespace, who.cycle)
@@ -124,7 +124,7 @@ def _write(
     if found and found[0]["info"]["status"] == "FINISHED":
         run = str(found[0]["info"]["run_id"])
     else:
-        run = _run(server, stage, manifest, curve, experiment, tags, found)
+        run = _run(server, stage, manifest, points, experiment, tags, found)
     _register(server, name, run, uri, tags)
     return run
 
@@ -145,7 +145,7 @@ def _experiment(server: Server, name: str) -> str:
 
 
 def _run(
-    server: Server, stage: TrainInput, manifest: Manifest, curve: Sequence[Mapping[str, float]], experiment: str,
+    server: Server, stage: TrainInput, manifest: Manifest, points: Sequence["_Point"], experiment: str,
     tags: Mapping[str, str], found: Sequence[Any],
 ) -> str:  # fmt: skip
     """A new run, or the rest of one that was not finished: metrics and params told twice are there once."""
@@ -164,7 +164,7 @@ def _run(
     params = [{"key": key, "value": value} for key, value in _params(stage).items()]
     for start in range(0, len(params), PARAMS_PER_REQUEST):
         server.post("runs/log-batch", run_id=run, params=params[start : start + PARAMS_PER_REQUEST])
-    metrics = _metrics(manifest, curve, began)
+    metrics = _metrics(manifest, points, began)
     for start in range(0, len(metrics), METRICS_PER_REQUEST):
         server.post("runs/log-batch", run_id=run, metrics=metrics[start : start + METRICS_PER_REQUEST])
     digest = manifest.inputs["dataset"].removeprefix("sha256:")[:_DIGEST_LENGTH]
@@ -191,20 +191,33 @@ def _params(stage: TrainInput) -> dict[str, str]:
 _CURVES = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
 
 
-def _metrics(manifest: Manifest, curve: Sequence[Mapping[str, float]], began: int) -> list[dict[str, Any]]:
+class _Point(NamedTuple):
+    """One number of a curve."""
+
+    key: str
+    value: float
+    step: int
+    seconds: float
+    """Since the training began."""
+
+
+def _points(curve: Sequence[Mapping[str, float]], looks: Sequence[Mapping[str, float]]) -> list[_Point]:
+    """The curves by step; a look at what was kept aside is dated by the step before it."""
+    ended = {0: 0.0} | {int(row["step"]): row["seconds"] for row in curve}
+    points = [_Point(key, row[key], int(row["step"]), row["seconds"]) for row in curve for key in _CURVES]
+    points += [_Point("validation_loss", look["loss"], int(look["step"]), ended[int(look["step"])]) for look in looks]
+    return [point for point in points if math.isfinite(point.value)]
+
+
+def _metrics(manifest: Manifest, points: Sequence[_Point], began: int) -> list[dict[str, Any]]:
     """The curves by step, and the numbers of the whole training."""
-    points = [
-        {"key": key, "value": row[key], "step": int(row["step"]), "timestamp": began + round(row["seconds"] * 1000)}
-        for row in curve
-        for key in _CURVES
-        if math.isfinite(row[key])
-    ]
-    last = int(curve[-1]["step"]) if curve else 0
+    last = max((point.step for point in points), default=0)
     whole = {"final_loss": "loss", "examples": "examples", "seconds": "seconds"}
-    ended = began + round(float(manifest.numbers["seconds"]) * 1000)
-    return points + [
-        {"key": key, "value": float(manifest.numbers[of]), "step": last, "timestamp": ended}
-        for key, of in whole.items()
+    seconds = float(manifest.numbers["seconds"])
+    all_of = [*points, *(_Point(key, float(manifest.numbers[of]), last, seconds) for key, of in whole.items())]
+    return [
+        {"key": point.key, "value": point.value, "step": point.step, "timestamp": began + round(point.seconds * 1000)}
+        for point in all_of
     ]
 
 
