@@ -2,6 +2,7 @@
 aliases on top of it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from ratchet_api.reasons import Reason
 from ratchet_api.stage import ExitCode
 from ratchet_operator.clients.mlflow import Mlflow, NotTold
-from ratchet_trainer.train import tracking
+from ratchet_trainer.errors import UserError
+from ratchet_trainer.train import live, tracking
 
 pytestmark = pytest.mark.slow
 Identity = Callable[..., dict[str, Any]]
@@ -166,7 +169,7 @@ async def test_what_a_killed_attempt_has_begun_is_completed(
     post = tracking.Server.post
 
     def dies(self: tracking.Server, what: str, **body: Any) -> Any:
-        if what == "runs/update":
+        if what == "runs/update" and body["status"] == "FINISHED":
             raise KeyboardInterrupt
         return post(self, what, **body)
 
@@ -187,6 +190,71 @@ async def test_what_a_killed_attempt_has_begun_is_completed(
     assert len(found["runs"]) == 1
 
 
+async def test_a_training_is_told_of_while_it_goes_on_and_each_step_once(
+    stages: Any, identity: Identity, training: dict[str, Any], mlflow: str, monkeypatch: pytest.MonkeyPatch,
+    at_step: Callable[[int, Callable[[], None]], None],
+) -> None:  # fmt: skip
+    """Killed at the second step, when the first ones are there, it goes on in the same run."""
+    stage = training | {"identity": identity(cycle="live")}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    monkeypatch.setattr(live, "EVERY_SECONDS", 0.05)
+    server = tracking.Server(mlflow)
+
+    def runs() -> list[Any]:
+        try:
+            experiment = server.get("experiments/get-by-name", experiment_name="default.live")["experiment"]
+        except tracking.TrackingError:
+            return []
+        return list(server.post("runs/search", experiment_ids=[experiment["experiment_id"]]).get("runs", []))
+
+    def last_step() -> int:
+        return max((int(m["step"]) for run in runs() for m in run["data"].get("metrics", []) if m["key"] == "loss"),
+                   default=0)  # fmt: skip
+
+    def killed() -> None:
+        until = time.monotonic() + 60
+        while last_step() < 1:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        (run,) = runs()
+        assert run["info"]["status"] == "RUNNING"
+        signal.raise_signal(signal.SIGTERM)
+
+    at_step(2, killed)
+    assert stages.run("train", stage).code == ExitCode.PREEMPTED
+    (run,) = runs()
+    assert run["info"]["status"] == "SCHEDULED"
+    at_step(0, lambda: None)
+    ran = stages.run("train", stage)
+    assert ran.code == ExitCode.DONE, ran.log
+    assert "going on after step 2" in ran.log
+    (run,) = runs()
+    assert run["info"]["status"] == "FINISHED"
+    for key, steps in (("loss", [1, 2, 3, 4]), ("validation_loss", [0, 4]), ("final_loss", [4])):
+        curve = (await ask(mlflow, "metrics/get-history", run_id=run["info"]["run_id"], metric_key=key))["metrics"]
+        assert [point["step"] for point in curve] == steps
+
+
+def test_a_training_that_fails_is_a_failed_run(
+    stages: Any, identity: Identity, training: dict[str, Any], mlflow: str, monkeypatch: pytest.MonkeyPatch,
+    at_step: Callable[[int, Callable[[], None]], None],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by hand")
+
+    def fails() -> None:
+        raise UserError("the loss is nan")
+
+    at_step(2, fails)
+    ran = stages.run("train", training | {"identity": identity(cycle="fails")})
+    assert ran.report.reason == Reason.USER_ERROR, ran.log
+    server = tracking.Server(mlflow)
+    experiment = server.get("experiments/get-by-name", experiment_name="by hand")["experiment"]["experiment_id"]
+    (run,) = server.post("runs/search", experiment_ids=[experiment])["runs"]
+    assert run["info"]["status"] == "FAILED"
+    assert {metric["key"] for metric in run["data"]["metrics"]} >= {"loss", "validation_loss"}
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "file:///tmp/mlruns", "http://[broken"])
 def test_a_server_that_is_not_there_costs_no_training(
     stages: Any, training: dict[str, Any], address: str, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +263,7 @@ def test_a_server_that_is_not_there_costs_no_training(
     ran = stages.run("train", training)
     assert ran.code == ExitCode.DONE, ran.log
     assert f"MLflow at {address} was not told of the training" in ran.log
+    assert ran.log.count("is not told of the training as it goes on") == 1
 
 
 def test_the_login_is_that_of_mlflow_s_own_client(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,11 +47,9 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._board.close()
-        rows = [{key: round(value, 6) for key, value in _values(record).items()} for record in self.curves.records]
-        write_json(self._folder / LOSS, rows)
+        write_json(self._folder / LOSS, step_rows(self.curves))
         if self.curves.looks:
-            looks = [{"step": look.step, "loss": round(look.loss, 6)} for look in self.curves.looks]
-            write_json(self._folder / LOOKS, looks)
+            write_json(self._folder / LOOKS, look_rows(self.curves))
 
     def _draw(self, record: StepRecord) -> None:
         for key, value in _values(record).items():
@@ -84,6 +82,16 @@ class Journal:
     def numbers(self) -> dict[str, float]:
         """For the manifest: rewards, as means over the last steps, and the looks at what was kept aside."""
         return _rewards(self.curves.records) | _looks(self.curves.looks)
+
+
+def step_rows(curves: Curves) -> list[dict[str, int | float]]:
+    """Every step, as in loss.json."""
+    return [{key: round(value, 6) for key, value in _values(record).items()} for record in curves.records]
+
+
+def look_rows(curves: Curves) -> list[dict[str, int | float]]:
+    """Every look, as in validation.json."""
+    return [{"step": look.step, "loss": round(look.loss, 6)} for look in curves.looks]
 
 
 _DRAWN = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")

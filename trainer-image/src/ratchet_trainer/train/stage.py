@@ -39,11 +39,12 @@ from ratchet_trainer.metrics import Progress
 from ratchet_trainer.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LocalModel, resolve_base
 from ratchet_trainer.storage import Store
 from ratchet_trainer.train.divergence import by_heart
-from ratchet_trainer.train.record import Curves, Look
+from ratchet_trainer.train.record import Curves, Look, StepRecord
 
 if TYPE_CHECKING:
     from ratchet_trainer.train.checkpoint import Checkpoints
     from ratchet_trainer.train.journal import Journal
+    from ratchet_trainer.train.live import Live
     from ratchet_trainer.train.loop import Forward
     from ratchet_trainer.train.nodes import Board, Place, Plan
     from ratchet_trainer.train.objective import Objective, Unit
@@ -59,6 +60,7 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
     """
     from ratchet_trainer.train import nodes, tracking
     from ratchet_trainer.train.checkpoint import Checkpoints
+    from ratchet_trainer.train.live import Live
 
     place = nodes.here()
     recipe = _recipe(stage)
@@ -78,7 +80,8 @@ def run(stage: TrainInput, store: Store, scratch: Path, progress: Progress, pvc_
     inputs = {"recipe": recipe, "base": base.digest, "dataset": dataset.digest}
     kept = checkpoints_uri(stage.identity.storage_uri, stage.identity.version)
     checkpoints = Checkpoints(store, kept, recipe, inputs, stage.checkpoint_interval, scratch)
-    numbers = _train(stage, base, scratch / "dataset" / rows, adapter, logs, progress, checkpoints, place)
+    tell = partial(Live, stage, inputs)
+    numbers = _train(stage, base, scratch / "dataset" / rows, adapter, logs, progress, checkpoints, place, tell)
     made = store.publish(adapter, uri, "adapter", inputs, numbers, beside=[logs])
     checkpoints.clear()
     tracking.record(stage, store, uri, made)
@@ -123,8 +126,9 @@ def _train(
     progress: Progress,
     checkpoints: "Checkpoints",
     place: "Place | None",
+    tell: "Callable[[Curves], Live]",
 ) -> dict[str, int | float | str]:
-    """The training itself; gives back the numbers for the manifest."""
+    """The training itself, which `tell` tells of; gives back the numbers for the manifest."""
     import torch
 
     from ratchet_trainer.train import loop, nodes, team
@@ -154,15 +158,20 @@ def _train(
         resume = None if earlier is None else earlier.snapshot
         listen = None if board is None else board.listen
         leads = team.Team(orders, adapter.parent, device, ranks, meeting, listen) if ranks > 1 else nullcontext()
-        with leads as others:
+        with leads as others, tell(journal.curves):
             last = loop.run(model, examples, hyper, forward, journal.note, checkpoints, resume, others,
                             prepared.objective, _looks(prepared, hyper, forward, journal))  # fmt: skip
     _save(model, adapter, stage.base_model.uri)
+    return _numbers(last, prepared, journal) | {"precision": chosen, "device": str(device), "ranks": ranks}
+
+
+def _numbers(last: StepRecord, prepared: "Prepared", journal: "Journal") -> dict[str, int | float | str]:
+    """What the manifest says of a finished training."""
     left_out = {f"leftOut.{reason}": count for reason, count in prepared.left_out.items()}
     return {
-        "examples": len(examples), "steps": last.steps, "loss": round(last.loss, 6),
-        "tokensPerSecond": round(last.tokens_per_second), "seconds": round(last.seconds, 1), "precision": chosen,
-        "device": str(device), "ranks": ranks, **left_out, **journal.numbers(),
+        "examples": len(prepared.examples), "steps": last.steps, "loss": round(last.loss, 6),
+        "tokensPerSecond": round(last.tokens_per_second), "seconds": round(last.seconds, 1), **left_out,
+        **journal.numbers(),
     }  # fmt: skip
 
 

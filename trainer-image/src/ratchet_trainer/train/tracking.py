@@ -1,8 +1,9 @@
-"""A finished training in MLflow: a run with its settings and curves, and a version of the registered model.
+"""A training in MLflow: a run with its settings and curves, and a version of the registered model.
 
 Room: trainer. Talks to the server at MLFLOW_TRACKING_URI by MLflow's REST API 2.0 (its client is 30 packages for ten
-requests). Everything is told from what lies in storage, and only if it is not there yet: whoever comes again completes
-what a killed attempt has begun. A server that fails costs the entry, never the training.
+requests). A run belongs to a recipe and a version, and is told what it does not have yet: so whoever comes again
+completes what a killed attempt has begun. A server that fails costs the entry, never the training. While a training
+goes on it is told by `live`.
 """
 
 import json
@@ -11,7 +12,8 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from ratchet_api.artifacts import Manifest
 from ratchet_api.stage import TrainInput
@@ -29,6 +31,9 @@ _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _DIGEST_LENGTH = 32
 """MLflow takes 36 characters of a dataset's digest; the tags have all of it."""
+_RECIPE, _VERSION = "ratchet.dev/recipe", "ratchet.dev/version"
+Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED"]
+"""MLflow's. SCHEDULED: it was told to leave, and goes on later."""
 
 
 class TrackingError(Exception):
@@ -40,14 +45,14 @@ class TrackingError(Exception):
 
 
 def record(stage: TrainInput, store: Store, uri: str, manifest: Manifest) -> None:
-    """Writes the training down if MLFLOW_TRACKING_URI is set; what goes wrong is logged."""
+    """Writes a finished training down if MLFLOW_TRACKING_URI is set; what goes wrong is logged."""
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address:
         return
     try:
         curve = json.loads(store.get(Location.parse(uri).child(LOSS)) or b"[]")
         looks = json.loads(store.get(Location.parse(uri).child(LOOKS)) or b"[]")
-        run = _write(Server(address), stage, uri, manifest, _points(curve, looks))
+        run = _write(Server(address), stage, uri, manifest, points(curve, looks))
     except (TrackingError, StageError, KeyError, TypeError, ValueError) as error:
         log.warning("MLflow at %s was not told of the training: %s: %s", address, type(error).__name__, error)
     else:
@@ -105,28 +110,108 @@ def _login() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _write(server: Server, stage: TrainInput, uri: str, manifest: Manifest, points: Sequence["_Point"]) -> str:
-    """The run's id."""
+@dataclass
+class Entry:
+    """A run, and what it has been told."""
+
+    run: str
+    began: int
+    """Milliseconds since 1970."""
+    status: Status
+    told: dict[str, int]
+    """The last step of each metric."""
+
+
+def entered(server: Server, stage: TrainInput, inputs: Mapping[str, str], seconds: float) -> Entry:
+    """The run of the training that has these inputs, made if there is none: one that began so many seconds ago. Raises
+    TrackingError."""
     who = stage.identity
-    name = registered_model(who.namespace, who.cycle)
-    experiment = _experiment(server, os.environ.get("MLFLOW_EXPERIMENT_NAME", name))
-    tags = {
-        DIGEST_TAG: manifest.digest,
-        "ratchet.dev/version": who.version,
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", registered_model(who.namespace, who.cycle))
+    experiment = _experiment(server, name)
+    tags = _tags(stage, inputs)
+    wanted = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in (_RECIPE, _VERSION))
+    found = server.post("runs/search", experiment_ids=[experiment], filter=wanted, max_results=1).get("runs", [])
+    if found:
+        run = found[0]
+    else:
+        began = int(time.time() * 1000) - round(seconds * 1000)
+        asked = _pairs(tags)
+        run = server.post(
+            "runs/create", experiment_id=experiment, run_name=who.version, start_time=began, tags=asked
+        )["run"]  # fmt: skip
+    told = {metric["key"]: int(metric["step"]) for metric in run["data"].get("metrics", [])}
+    entry = Entry(str(run["info"]["run_id"]), int(run["info"]["start_time"]), run["info"]["status"], told)
+    if entry.status != "FINISHED":
+        _introduce(server, stage, entry)
+    return entry
+
+
+def _tags(stage: TrainInput, inputs: Mapping[str, str]) -> dict[str, str]:
+    who = stage.identity
+    return {
+        _RECIPE: inputs["recipe"],
+        _VERSION: who.version,
         "ratchet.dev/cycle": who.cycle,
         "ratchet.dev/namespace": who.namespace,
-        "ratchet.dev/dataset": manifest.inputs["dataset"],
-        "ratchet.dev/base": manifest.inputs["base"],
-        "ratchet.dev/adapter": uri,
+        "ratchet.dev/dataset": inputs["dataset"],
+        "ratchet.dev/base": inputs["base"],
     }
-    wanted = f"tags.`{DIGEST_TAG}` = '{manifest.digest}' and tags.`ratchet.dev/version` = '{who.version}'"
-    found = server.post("runs/search", experiment_ids=[experiment], filter=wanted, max_results=1).get("runs", [])
-    if found and found[0]["info"]["status"] == "FINISHED":
-        run = str(found[0]["info"]["run_id"])
-    else:
-        run = _run(server, stage, manifest, points, experiment, tags, found)
-    _register(server, name, run, uri, tags)
-    return run
+
+
+def _pairs(said: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in said.items()]
+
+
+def _introduce(server: Server, stage: TrainInput, entry: Entry) -> None:
+    """What is known before there is a step; told twice it is there once."""
+    params = _pairs(_params(stage))
+    for start in range(0, len(params), PARAMS_PER_REQUEST):
+        server.post("runs/log-batch", run_id=entry.run, params=params[start : start + PARAMS_PER_REQUEST])
+    digest = stage.dataset.digest.removeprefix("sha256:")[:_DIGEST_LENGTH]
+    dataset = {
+        "name": stage.dataset.uri[-500:], "digest": digest, "source_type": "s3",
+        "source": json.dumps({"uri": stage.dataset.uri}),
+    }  # fmt: skip
+    context = [{"key": "mlflow.data.context", "value": "training"}]
+    server.post("runs/log-inputs", run_id=entry.run, datasets=[{"dataset": dataset, "tags": context}])
+
+
+def tell(server: Server, entry: Entry, said: Sequence["Point"]) -> None:
+    """Those of the points that the run does not have. An attempt that goes on does some steps again, which are told
+    once. Raises TrackingError."""
+    new = [point for point in said if point.step > entry.told.get(point.key, -1)]
+    for start in range(0, len(new), METRICS_PER_REQUEST):
+        piece = new[start : start + METRICS_PER_REQUEST]
+        metrics = [
+            {"key": one.key, "value": one.value, "step": one.step, "timestamp": entry.began + round(one.seconds * 1000)}
+            for one in piece
+        ]
+        server.post("runs/log-batch", run_id=entry.run, metrics=metrics)
+        entry.told |= {one.key: one.step for one in piece}
+
+
+def update(server: Server, entry: Entry, status: Status, seconds: float | None = None) -> None:
+    """What becomes of the run; `seconds` after its begin it ended, if it did. Raises TrackingError."""
+    end = {} if seconds is None else {"end_time": entry.began + round(seconds * 1000)}
+    server.post("runs/update", run_id=entry.run, status=status, **end)
+    entry.status = status
+
+
+def _write(server: Server, stage: TrainInput, uri: str, manifest: Manifest, said: Sequence["Point"]) -> str:
+    """The run's id."""
+    seconds = float(manifest.numbers["seconds"])
+    entry = entered(server, stage, manifest.inputs, seconds)
+    made = {DIGEST_TAG: manifest.digest, "ratchet.dev/adapter": uri}
+    if entry.status != "FINISHED":
+        last = max((point.step for point in said), default=0)
+        whole = {"final_loss": "loss", "examples": "examples", "seconds": "seconds"}
+        numbers = [Point(key, float(manifest.numbers[of]), last, seconds) for key, of in whole.items()]
+        tell(server, entry, [*said, *numbers])
+        server.post("runs/log-batch", run_id=entry.run, tags=_pairs(made))
+        update(server, entry, "FINISHED", seconds)
+    name = registered_model(stage.identity.namespace, stage.identity.cycle)
+    _register(server, name, entry.run, uri, _tags(stage, manifest.inputs) | made)
+    return entry.run
 
 
 def _experiment(server: Server, name: str) -> str:
@@ -144,40 +229,6 @@ def _experiment(server: Server, name: str) -> str:
     raise AssertionError("the second look raises or returns")
 
 
-def _run(
-    server: Server, stage: TrainInput, manifest: Manifest, points: Sequence["_Point"], experiment: str,
-    tags: Mapping[str, str], found: Sequence[Any],
-) -> str:  # fmt: skip
-    """A new run, or the rest of one that was not finished: metrics and params told twice are there once."""
-    now = int(time.time() * 1000)
-    seconds = float(manifest.numbers["seconds"])
-    if found:
-        run = str(found[0]["info"]["run_id"])
-        began = int(found[0]["info"]["start_time"])
-    else:
-        began = now - round(seconds * 1000)
-        asked = [{"key": key, "value": value} for key, value in tags.items()]
-        made = server.post(
-            "runs/create", experiment_id=experiment, run_name=stage.identity.version, start_time=began, tags=asked
-        )
-        run = str(made["run"]["info"]["run_id"])
-    params = [{"key": key, "value": value} for key, value in _params(stage).items()]
-    for start in range(0, len(params), PARAMS_PER_REQUEST):
-        server.post("runs/log-batch", run_id=run, params=params[start : start + PARAMS_PER_REQUEST])
-    metrics = _metrics(manifest, points, began)
-    for start in range(0, len(metrics), METRICS_PER_REQUEST):
-        server.post("runs/log-batch", run_id=run, metrics=metrics[start : start + METRICS_PER_REQUEST])
-    digest = manifest.inputs["dataset"].removeprefix("sha256:")[:_DIGEST_LENGTH]
-    dataset = {
-        "name": stage.dataset.uri[-500:], "digest": digest, "source_type": "s3",
-        "source": json.dumps({"uri": stage.dataset.uri}),
-    }  # fmt: skip
-    context = [{"key": "mlflow.data.context", "value": "training"}]
-    server.post("runs/log-inputs", run_id=run, datasets=[{"dataset": dataset, "tags": context}])
-    server.post("runs/update", run_id=run, status="FINISHED", end_time=began + round(seconds * 1000))
-    return run
-
-
 def _params(stage: TrainInput) -> dict[str, str]:
     def flat(block: Mapping[str, Any], before: str = "") -> dict[str, str]:
         found: dict[str, str] = {}
@@ -191,7 +242,7 @@ def _params(stage: TrainInput) -> dict[str, str]:
 _CURVES = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
     """One number of a curve."""
 
     key: str
@@ -201,24 +252,12 @@ class _Point(NamedTuple):
     """Since the training began."""
 
 
-def _points(curve: Sequence[Mapping[str, float]], looks: Sequence[Mapping[str, float]]) -> list[_Point]:
-    """The curves by step; a look at what was kept aside is dated by the step before it."""
+def points(curve: Sequence[Mapping[str, float]], looks: Sequence[Mapping[str, float]]) -> list[Point]:
+    """The curves by step, from the rows of loss.json and validation.json; a look is dated by the step before it."""
     ended = {0: 0.0} | {int(row["step"]): row["seconds"] for row in curve}
-    points = [_Point(key, row[key], int(row["step"]), row["seconds"]) for row in curve for key in _CURVES]
-    points += [_Point("validation_loss", look["loss"], int(look["step"]), ended[int(look["step"])]) for look in looks]
-    return [point for point in points if math.isfinite(point.value)]
-
-
-def _metrics(manifest: Manifest, points: Sequence[_Point], began: int) -> list[dict[str, Any]]:
-    """The curves by step, and the numbers of the whole training."""
-    last = max((point.step for point in points), default=0)
-    whole = {"final_loss": "loss", "examples": "examples", "seconds": "seconds"}
-    seconds = float(manifest.numbers["seconds"])
-    all_of = [*points, *(_Point(key, float(manifest.numbers[of]), last, seconds) for key, of in whole.items())]
-    return [
-        {"key": point.key, "value": point.value, "step": point.step, "timestamp": began + round(point.seconds * 1000)}
-        for point in all_of
-    ]
+    found = [Point(key, row[key], int(row["step"]), row["seconds"]) for row in curve for key in _CURVES]
+    found += [Point("validation_loss", look["loss"], int(look["step"]), ended[int(look["step"])]) for look in looks]
+    return [point for point in found if math.isfinite(point.value)]
 
 
 def _register(server: Server, name: str, run: str, uri: str, tags: Mapping[str, str]) -> None:
@@ -231,5 +270,4 @@ def _register(server: Server, name: str, run: str, uri: str, tags: Mapping[str, 
     asked = f"name='{name}' and run_id='{run}'"
     if server.get("model-versions/search", filter=asked).get("model_versions"):
         return
-    said = [{"key": key, "value": value} for key, value in tags.items()]
-    server.post("model-versions/create", name=name, source=uri, run_id=run, tags=said)
+    server.post("model-versions/create", name=name, source=uri, run_id=run, tags=_pairs(tags))
