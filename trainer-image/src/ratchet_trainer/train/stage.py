@@ -137,7 +137,8 @@ def _train(
     hyper = stage.hyperparameters
     board = None if place is None else nodes.Board(place)
     device = pick_device(all_used=True)
-    prepared = prepare(stage, base.path, rows_file, f"{stage.dataset.uri}/{rows_file.name}", device)
+    aside = rows_file.with_name(aside_of(hyper.method))
+    prepared = prepare(stage, base.path, rows_file, f"{stage.dataset.uri}/{rows_file.name}", device, aside)
     model, examples = prepared.model, prepared.examples
     earlier = checkpoints.latest()
     packed, chosen = _how(prepared, hyper, device) if earlier is None else (earlier.packed, earlier.precision)
@@ -252,8 +253,11 @@ class Prepared:
     """What was kept aside."""
 
 
-def prepare(stage: TrainInput, base: Path, rows_file: Path, rows_name: str, device: Any) -> Prepared:
-    """Model and examples, the same on every rank. `rows_name`: what messages call the rows."""
+def prepare(
+    stage: TrainInput, base: Path, rows_file: Path, rows_name: str, device: Any, aside: Path | None = None
+) -> Prepared:
+    """Model and examples, the same on every rank. `rows_name`: what messages call the rows. `aside`: what was kept
+    aside, if it is there; for the rank that looks at it."""
     import torch
 
     from ratchet_trainer.train import loop
@@ -269,13 +273,13 @@ def prepare(stage: TrainInput, base: Path, rows_file: Path, rows_name: str, devi
     model = load_model(base, name, device, dtype, hyper.quantization)
     read = partial(_units, stage, tokenizer, stop_ids(tokenizer, model.generation_config))
     units, left_out = read(rows_file, rows_name)
-    aside: Sequence[Unit] = ()
-    if (kept := rows_file.with_name(aside_of(hyper.method))).is_file():
+    looked_at: Sequence[Unit] = ()
+    if aside is not None and aside.is_file():
         try:
-            aside, _ = read(kept, f"{stage.dataset.uri}/{kept.name}")
+            looked_at, _ = read(aside, f"{stage.dataset.uri}/{aside.name}")
         except UserError as error:
             log.warning("what was kept aside is not looked at: %s", error)
-    return Prepared(loop.add_lora(model, hyper), units, objective(hyper, hyper.cutoff), left_out, aside)
+    return Prepared(loop.add_lora(model, hyper), units, objective(hyper, hyper.cutoff), left_out, looked_at)
 
 
 def _units(

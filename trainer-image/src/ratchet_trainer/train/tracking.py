@@ -135,9 +135,8 @@ def entered(server: Server, stage: TrainInput, inputs: Mapping[str, str], second
         run = found[0]
     else:
         began = int(time.time() * 1000) - round(seconds * 1000)
-        asked = _pairs(tags)
         run = server.post(
-            "runs/create", experiment_id=experiment, run_name=who.version, start_time=began, tags=asked
+            "runs/create", experiment_id=experiment, run_name=who.version, start_time=began, tags=_pairs(tags)
         )["run"]  # fmt: skip
     told = {metric["key"]: int(metric["step"]) for metric in run["data"].get("metrics", [])}
     entry = Entry(str(run["info"]["run_id"]), int(run["info"]["start_time"]), run["info"]["status"], told)
